@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small files in one piece: read with a limit, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from sentry.errors import FormatError, UnavailableError
+
+
+def read_limited(path: Path, *, max_bytes: int, what: str) -> tuple[bytes, os.stat_result]:
+    """Read a regular file of bounded size, opened once.
+
+    Args:
+        path: The file; links are followed.
+        max_bytes: Refuse larger files before reading them.
+        what: What the file is, for messages ("signature").
+
+    Raises:
+        UnavailableError: Missing, unreadable, or not a regular file.
+        FormatError: Too large.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnavailableError(f"the {what} {str(path)!r} is not a regular file")
+            data = file.read(min(status.st_size, max_bytes) + 1)
+    except OSError as error:
+        raise unavailable(error, f"cannot read the {what} {str(path)!r}") from None
+    if len(data) > max_bytes:
+        raise FormatError(f"the {what} {str(path)!r} is larger than {max_bytes} bytes")
+    return data, status
+
+
+def write_atomic(path: Path, parts: Iterable[bytes], *, what: str, mode: int = 0o666, replace: bool = True) -> None:
+    """Write a file that is either there in full or not there.
+
+    Args:
+        path: Where to. The directory must exist.
+        parts: The content.
+        what: What the file is, for messages.
+        mode: Permissions, before the process's umask.
+        replace: Whether an existing file may be replaced.
+
+    Raises:
+        UnavailableError: Full disk, no permission, no such directory, or the file exists and may not be replaced.
+    """
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    except OSError as error:
+        raise unavailable(error, f"cannot write the {what} {str(path)!r}") from None
+    try:
+        with open(descriptor, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(descriptor)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path, follow_symlinks=False)
+    except OSError as error:
+        raise unavailable(error, f"cannot write the {what} {str(path)!r}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def unavailable(error: OSError, doing: str) -> UnavailableError:
+    """Turn an operating system's error into one sentence."""
+    return UnavailableError(f"{doing}: {error.strerror or error}")
