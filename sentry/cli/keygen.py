@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sentry keygen`: make a key pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sentry.atomic import write_atomic
+from sentry.cli.output import print_table, read_password
+from sentry.text import escape
+from sentry.trust import KEY_ALGORITHMS
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("keygen")
+@click.option(
+    "--private", "private_path", type=_PATH, required=True, help="Where to write the private key (mode 0600)."
+)
+@click.option("--public", "public_path", type=_PATH, required=True, help="Where to write the public key.")
+@click.option("--algorithm", type=click.Choice(KEY_ALGORITHMS), default=KEY_ALGORITHMS[0], show_default=True)
+@click.option("--password-file", type=_PATH, help="Encrypt the private key with the password in this file.")
+def command(private_path: Path, public_path: Path, algorithm: str, password_file: Path | None) -> None:
+    """Make a key pair as PEM files. Existing files are never overwritten.
+
+    Keep the private key; give the public key to whoever should trust it, on another way than the models.
+    """
+    from sentry.trust.keys import generate
+
+    password = read_password(password_file) if password_file else None
+    private, public = generate(algorithm, password=password)
+    write_atomic(private_path, [private], what="private key", mode=0o600, replace=False)
+    try:
+        write_atomic(public_path, [public], what="public key", replace=False)
+    except BaseException:
+        private_path.unlink(missing_ok=True)
+        raise
+    print_table([("private key", escape(str(private_path))), ("public key", escape(str(public_path)))])

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: words on the terminal, a progress bar, keys and passwords.
+
+Names and messages may hold text of an attacker; everything that is shown passes through `sentry.text.escape`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sentry.errors import FormatError
+from sentry.text import escape, visible
+
+if TYPE_CHECKING:
+    from sentry.engine import Progress
+    from sentry.trust.keys import KeySigner, KeyTrust
+
+PASSWORD_VARIABLE = "SENTRY_KEY_PASSWORD"  # noqa: S105  (the name of the variable)
+MAX_PASSWORD_BYTES = 4096
+
+
+class KeyUsageError(click.UsageError):
+    """A key on the command line is not one that could be used; `hint` says what would be."""
+
+    def __init__(self, message: str, hint: str | None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def report(exit_code: int, message: str, hint: str | None) -> int:
+    """Write the error, and the hint if there is one, a line each, and return the exit code."""
+    click.echo(f"sentry: error: {visible(message)}", err=True)
+    if hint:
+        click.echo(f"sentry: hint: {visible(hint)}", err=True)
+    return exit_code
+
+
+def print_json(value: object) -> None:
+    """Write data to standard output, as ASCII: nothing in it can act on a terminal."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_table(rows: Iterable[tuple[str, str]]) -> None:
+    """Write aligned `title  text` rows to standard output. Texts must be escaped already."""
+    rows = list(rows)
+    width = max(len(title) for title, _ in rows)
+    for title, text in rows:
+        click.echo(f"{title:<{width}}  {text}")
+
+
+def print_names(title: str, names: Iterable[str], *, limit: int = 20) -> None:
+    """Write a list of untrusted names under a title, the first few of many."""
+    names = list(names)
+    if not names:
+        return
+    click.echo(f"{title} ({len(names)}):")
+    for name in names[:limit]:
+        click.echo(f"  {escape(name)}")
+    if len(names) > limit:
+        click.echo(f"  and {len(names) - limit} more")
+
+
+@contextmanager
+def progress_bar(title: str, path: Path) -> Iterator[Progress | None]:
+    """Show a progress bar on a terminal; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=_size_of(path))
+        yield lambda nbytes: bar.advance(task, nbytes)
+
+
+def _size_of(path: Path) -> int:
+    """Estimate how much there is to hash; only the bar's length depends on it."""
+    total = 0
+    for directory, _, names in os.walk(path):
+        for name in names:
+            total += os.lstat(os.path.join(directory, name)).st_size
+    return total or (path.stat().st_size if path.is_file() else 0)
+
+
+def load_signer(key: Path, password_file: Path | None, *, insecure_key_mode: bool) -> KeySigner:
+    """Read a private key; its password comes from a file, the environment or a prompt, never from the command line."""
+    from sentry.trust.keys import KeySigner, PasswordRequiredError
+
+    password = read_password(password_file)
+    try:
+        try:
+            return KeySigner.from_file(key, password=password, insecure_key_mode=insecure_key_mode)
+        except PasswordRequiredError:
+            if not sys.stdin.isatty():
+                raise
+            password = click.prompt(f"Password of {escape(str(key))}", hide_input=True, err=True)
+            return KeySigner.from_file(key, password=password, insecure_key_mode=insecure_key_mode)
+    except FormatError as error:
+        raise KeyUsageError(str(error), error.hint) from None
+
+
+def load_trust(key: Path) -> KeyTrust:
+    """Read a public key."""
+    from sentry.trust.keys import KeyTrust
+
+    try:
+        return KeyTrust.from_file(key)
+    except FormatError as error:
+        raise KeyUsageError(str(error), error.hint) from None
+
+
+def read_password(password_file: Path | None) -> str | bytes | None:
+    """Return the password from a file (without its line end) or from the environment."""
+    if password_file is None:
+        return os.environ.get(PASSWORD_VARIABLE)
+    from sentry.atomic import read_limited
+
+    data, _ = read_limited(password_file, max_bytes=MAX_PASSWORD_BYTES, what="password file")
+    return data.rstrip(b"\r\n")
+
+
+def check_ignored(model: Path, ignored: Iterable[Path]) -> None:
+    """Refuse a path to ignore that lies outside the model, as a usage error."""
+    from sentry.paths import relative_to_model
+
+    try:
+        relative_to_model(model, ignored)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None

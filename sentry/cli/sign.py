@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sentry sign`: sign a model."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+import click
+
+from sentry.cli.output import check_ignored, load_signer, print_json, print_table, progress_bar
+from sentry.engine import CHOICES
+from sentry.formats.digest import DEFAULT_SIGN_CHOICE, SIGN_CHOICES
+from sentry.paths import default_signature_path, inside_model
+from sentry.text import escape, file_size
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("sign")
+@click.argument("path", type=_PATH)
+@click.option("--key", type=_PATH, required=True, help="Private key (PEM, ECDSA P-256, P-384 or P-521).")
+@click.option("--password-file", type=_PATH, help="File with the key's password; SENTRY_KEY_PASSWORD works as well.")
+@click.option("--insecure-key-mode", is_flag=True, help="Use the key although other users can read it.")
+@click.option("--signature", type=_PATH, help="Where to write.  [default: PATH/model.sig or PATH.sig]")
+@click.option(
+    "--hash", "hash_choice", type=click.Choice(list(SIGN_CHOICES)), default=DEFAULT_SIGN_CHOICE, show_default=True
+)
+@click.option("--shard-bytes", type=click.IntRange(min=1), help="Sign ranges of N bytes instead of whole files.")
+@click.option("--ignore", type=_PATH, multiple=True, help="Leave this file or directory out. May be repeated.")
+@click.option("--name", help="Name of the artifact, signed along.")
+@click.option("--version", help="Version of the artifact, signed along.")
+@click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
+def command(
+    path: Path,
+    key: Path,
+    password_file: Path | None,
+    insecure_key_mode: bool,
+    signature: Path | None,
+    hash_choice: str,
+    shard_bytes: int | None,
+    ignore: tuple[Path, ...],
+    name: str | None,
+    version: str | None,
+    engine: str,
+    as_json: bool,
+) -> None:
+    r"""Sign the model at PATH, a directory or a single file.
+
+    \b
+    Example:
+      sentry sign model/ --key private.pem
+    """
+    from sentry.formats.oms import encode_manifest
+    from sentry.signing import build_manifest
+
+    started = time.perf_counter()
+    check_ignored(path, ignore)
+    signer = load_signer(key, password_file, insecure_key_mode=insecure_key_mode)
+    target = signature or default_signature_path(path)
+    inside = (target,) if inside_model(path, target) is not None else ()
+    with progress_bar("signing", path) as progress:
+        manifest = build_manifest(
+            path,
+            hash=hash_choice,
+            ignore=(*ignore, *inside),
+            shard_bytes=shard_bytes,
+            name=name,
+            version=version,
+            keep_out=signer.source,
+            engine=engine,
+            progress=progress,
+        )
+    nfiles, nbytes = len(manifest.by_path()), sum(resource.nbytes or 0 for resource in manifest.resources)
+    payload = encode_manifest(manifest)
+    del manifest
+    bundle = signer.sign(payload)
+    bundle.write(target)
+    seconds = time.perf_counter() - started
+    if as_json:
+        print_json(
+            {
+                "signature": str(target),
+                "signer": signer.identity.to_json(),
+                "hash": hash_choice,
+                "files": nfiles,
+                "bytes": nbytes,
+                "payload_sha256": hashlib.sha256(payload).hexdigest(),
+                "seconds": round(seconds, 6),
+            }
+        )
+        return
+    print_table(
+        [
+            ("signed", escape(str(path))),
+            ("signature", escape(str(target))),
+            ("signer", f"{signer.identity.method} {signer.identity.name} ({signer.identity.algorithm})"),
+            ("files", f"{nfiles}, {file_size(nbytes)}"),
+            ("hash", hash_choice),
+            ("time", f"{seconds:.2f} s"),
+        ]
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sentry verify`: verify a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sentry.cli.output import (
+    KeyUsageError,
+    check_ignored,
+    load_trust,
+    print_json,
+    print_names,
+    print_table,
+    progress_bar,
+)
+from sentry.engine import CHOICES
+from sentry.formats.digest import VERIFY_CHOICES
+from sentry.paths import default_signature_path
+from sentry.text import escape, file_size
+
+if TYPE_CHECKING:
+    from sentry.verification import Verification
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("verify")
+@click.argument("path", type=_PATH)
+@click.option("--key", type=_PATH, help="Public key (PEM) of the signer that you trust.")
+@click.option(
+    "--signature",
+    type=_PATH,
+    multiple=True,
+    help="Signature file; each one given must verify.  [default: PATH/model.sig or PATH.sig]",
+)
+@click.option(
+    "--hash",
+    "hash_choice",
+    type=click.Choice(list(VERIFY_CHOICES)),
+    help="What to recompute.  [default: blake3 where signed]",
+)
+@click.option("--ignore", type=_PATH, multiple=True, help="Leave this file or directory out. May be repeated.")
+@click.option("--ignore-unsigned", is_flag=True, help="Accept files that the signature does not list.")
+@click.option("--insecure-legacy-v0.1", "insecure_legacy", is_flag=True, help="Accept signatures of model-signing 0.2.")
+@click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")
+@click.option("--json", "as_json", is_flag=True, help="Write the evidence as JSON.")
+def command(
+    path: Path,
+    key: Path | None,
+    signature: tuple[Path, ...],
+    hash_choice: str | None,
+    ignore: tuple[Path, ...],
+    ignore_unsigned: bool,
+    insecure_legacy: bool,
+    engine: str,
+    as_json: bool,
+) -> None:
+    r"""Verify the model at PATH, a directory or a single file.
+
+    Prints what was proved, and what was not covered. Anything else is an error and a non-zero exit code.
+
+    \b
+    Example:
+      sentry verify model/ --key public.pem
+    """
+    from sentry.verifying import verify_path
+
+    if key is None:
+        raise KeyUsageError("no trust was given", hint="say whose signature counts: --key public.pem")
+    check_ignored(path, ignore)
+    trust = load_trust(key)
+    with progress_bar("verifying", path) as progress:
+        verification = verify_path(
+            path,
+            signature or default_signature_path(path),
+            trust,
+            hash=hash_choice,
+            ignore=ignore,
+            ignore_unsigned=ignore_unsigned,
+            insecure_legacy=insecure_legacy,
+            engine=engine,
+            progress=progress,
+        )
+    if as_json:
+        print_json(verification.to_json())
+    else:
+        _print(verification)
+
+
+def _print(verification: Verification) -> None:
+    manifest = verification.manifest
+    unchecked = ", ".join(verification.unchecked_hashes)
+    rate = verification.nbytes / verification.seconds / 1e9
+    rows = [("verified", escape(str(verification.path)))]
+    rows += [("signer", f"{signer.method} {signer.name} ({signer.algorithm})") for signer in verification.signers]
+    rows += [("name", escape(manifest.artifact_name))] if manifest.artifact_name else []
+    rows += [("version", escape(manifest.version))] if manifest.version else []
+    rows += [
+        ("files", f"{len(verification.files)}, {file_size(verification.nbytes)}"),
+        (
+            "hash",
+            " and ".join(verification.hashes) + (f" (signed too, not recomputed: {unchecked})" if unchecked else ""),
+        ),
+        ("engine", f"{verification.engine} ({verification.engine_reason})"),
+        ("time", f"{verification.seconds:.2f} s, {rate:.2f} GB/s"),
+    ]
+    print_table(rows)
+    print_names("not covered by the signature", verification.not_covered)
