@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sentry.errors import FormatError, UnavailableError
+from sentry.text import escape
 
 
 def read_limited(path: Path, *, max_bytes: int, what: str) -> tuple[bytes, os.stat_result]:
@@ -31,12 +32,12 @@ def read_limited(path: Path, *, max_bytes: int, what: str) -> tuple[bytes, os.st
         with open(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise UnavailableError(f"the {what} {str(path)!r} is not a regular file")
+                raise UnavailableError(f"the {what} {escape(str(path))} is not a regular file")
             data = file.read(min(status.st_size, max_bytes) + 1)
     except OSError as error:
-        raise unavailable(error, f"cannot read the {what} {str(path)!r}") from None
+        raise unavailable(error, f"cannot read the {what} {escape(str(path))}") from None
     if len(data) > max_bytes:
-        raise FormatError(f"the {what} {str(path)!r} is larger than {max_bytes} bytes")
+        raise FormatError(f"the {what} {escape(str(path))} is larger than {max_bytes} bytes")
     return data, status
 
 
@@ -53,25 +54,25 @@ def write_atomic(path: Path, parts: Iterable[bytes], *, what: str, mode: int = 0
     Raises:
         UnavailableError: Full disk, no permission, no such directory, or the file exists and may not be replaced.
     """
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
+    # A new file gets its name at once, which fails if the name is taken; a replaced one when it is complete.
+    target = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp") if replace else path
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     except OSError as error:
-        raise unavailable(error, f"cannot write the {what} {str(path)!r}") from None
+        raise unavailable(error, f"cannot write the {what} {escape(str(path))}") from None
     try:
         with open(descriptor, "wb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(descriptor)
         if replace:
-            os.replace(temporary, path)
-        else:
-            os.link(temporary, path, follow_symlinks=False)
-    except OSError as error:
-        raise unavailable(error, f"cannot write the {what} {str(path)!r}") from None
-    finally:
+            os.replace(target, path)
+    except BaseException as error:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(target)
+        if isinstance(error, OSError):
+            raise unavailable(error, f"cannot write the {what} {escape(str(path))}") from None
+        raise
 
 
 def unavailable(error: OSError, doing: str) -> UnavailableError:

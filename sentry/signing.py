@@ -95,9 +95,9 @@ def build_manifest(
     _check_arguments(hash, shard_bytes)
     chosen = engines.choose(engine).engine
     with Tree(Path(path)) as tree:
-        ignored: list[str] = []
+        ignored = relative_to_model(tree.path, ignore)
         if tree.is_directory:
-            ignored = sorted({*GIT_PATHS, SIGNATURE_NAME, *relative_to_model(tree.path, ignore)})
+            ignored = sorted({*GIT_PATHS, SIGNATURE_NAME, *ignored})
             if keep_out is not None and lies_in(keep_out, tree.path):
                 raise RefusedError("the private key lies inside the model", hint="move it out: models get published")
         listing = tree.list(ignored)

@@ -20,6 +20,7 @@ from typing import Self
 from sentry.atomic import unavailable
 from sentry.errors import RefusedError
 from sentry.formats.manifest import MAX_DEPTH, SINGLE_FILE
+from sentry.text import escape
 
 _DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 # O_NONBLOCK: a FIFO swapped in for a file must not make us wait for a writer.
@@ -87,10 +88,10 @@ class Tree:
             kind = stat.S_IFMT(os.lstat(path).st_mode)
             if kind in _KINDS:
                 hint = f"name its target: {os.path.realpath(path)}" if kind == stat.S_IFLNK else None
-                raise RefusedError(f"{str(path)!r} is {_KINDS[kind]}, not a model", hint=hint)
+                raise RefusedError(f"{escape(str(path))} is {_KINDS[kind]}, not a model", hint=hint)
             self._root = os.open(path, _DIRECTORY if kind == stat.S_IFDIR else _FILE)
         except OSError as error:
-            raise unavailable(error, f"cannot read {str(path)!r}") from None
+            raise unavailable(error, f"cannot read {escape(str(path))}") from None
         self.is_directory = kind == stat.S_IFDIR
 
     def __enter__(self) -> Self:
@@ -116,12 +117,12 @@ class Tree:
         try:
             self._list_directory(self._root, "", frozenset(ignore), listing)
         except OSError as error:
-            raise unavailable(error, f"cannot read {str(self.path / os.fsdecode(error.filename or ''))!r}") from None
+            raise unavailable(error, f"cannot read {escape(str(error.filename))} in {escape(str(self.path))}") from None
         return listing
 
     def _list_directory(self, descriptor: int, prefix: str, ignore: frozenset[str], listing: Listing) -> None:
         if prefix.count("/") > MAX_DEPTH:
-            raise RefusedError(f"{prefix[:80]!r}… is nested deeper than {MAX_DEPTH} directories")
+            raise RefusedError(f"{escape(prefix[:80])}… is nested deeper than {MAX_DEPTH} directories")
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 path = prefix + entry.name
@@ -169,7 +170,7 @@ class Tree:
         with _opened(name, _FILE, directory) as descriptor:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise NotAFileError(f"{name!r} is not a regular file")
+                raise NotAFileError(f"{escape(name)} is not a regular file")
             yield descriptor, _entry(status)
 
 
@@ -188,11 +189,11 @@ def _opened(name: str, flags: int, directory: int) -> Iterator[int]:
     try:
         descriptor = os.open(name, flags, dir_fd=directory)
     except NotADirectoryError:
-        raise NotAFileError(f"{name!r} is not a directory") from None
+        raise NotAFileError(f"{escape(name)} is not a directory") from None
     except OSError as error:
         # O_NOFOLLOW's answer for a link, and a socket's for any open.
         if error.errno in {errno.ELOOP, errno.ENXIO}:
-            raise NotAFileError(f"{name!r} is not a regular file") from None
+            raise NotAFileError(f"{escape(name)} is not a regular file") from None
         raise
     try:
         yield descriptor

@@ -84,7 +84,7 @@ def verify_path(
         comparison = Comparison(
             tree,
             manifest,
-            ignore=relative_to_model(tree.path, ignore) if tree.is_directory else (),
+            ignore=relative_to_model(tree.path, ignore),
             signatures=[inside for item in own_files if (inside := inside_model(tree.path, item)) is not None],
             ignore_unsigned=ignore_unsigned,
         )

@@ -11,11 +11,14 @@ import click
 
 from sentry.cli.output import check_ignored, load_signer, print_json, print_table, progress_bar
 from sentry.engine import CHOICES
+from sentry.errors import RefusedError, UnavailableError
 from sentry.formats.digest import DEFAULT_SIGN_CHOICE, SIGN_CHOICES
 from sentry.paths import default_signature_path, inside_model
 from sentry.text import escape, file_size
 
 _PATH = click.Path(path_type=Path)
+# Every bundle names its media type near its start, whoever wrote it.
+BUNDLE_MARK = b"application/vnd.dev.sigstore.bundle"
 
 
 @click.command("sign")
@@ -60,6 +63,7 @@ def command(
     check_ignored(path, ignore)
     signer = load_signer(key, password_file, insecure_key_mode=insecure_key_mode)
     target = signature or default_signature_path(path)
+    _check_target(target)
     inside = (target,) if inside_model(path, target) is not None else ()
     with progress_bar("signing", path) as progress:
         manifest = build_manifest(
@@ -102,3 +106,13 @@ def command(
             ("time", f"{seconds:.2f} s"),
         ]
     )
+
+
+def _check_target(target: Path) -> None:
+    """Notice before the hashing what would make writing the signature fail, or destroy something else."""
+    if not target.parent.is_dir():
+        raise UnavailableError(f"cannot write the signature: there is no directory {escape(str(target.parent))}")
+    if target.is_file():
+        with target.open("rb") as file:
+            if BUNDLE_MARK not in file.read(512):
+                raise RefusedError(f"{escape(str(target))} exists, and is not a signature")

@@ -20,6 +20,8 @@ SINGLE_FILE = "."
 GIT_PATHS = (".git", ".gitattributes", ".github", ".gitignore")
 # Deeper trees cannot be walked with one descriptor a level, and no model has them.
 MAX_DEPTH = 128
+# Linux's PATH_MAX, and room for the two numbers of a shard.
+MAX_NAME = 4096 + 40
 
 
 @dataclass(frozen=True, slots=True)

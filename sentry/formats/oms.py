@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from sentry.errors import FormatError, RefusedError
 from sentry.formats.digest import DIGEST_BYTES, decode_hex
-from sentry.formats.manifest import SINGLE_FILE, Manifest, Resource, check_names_do_not_collide, check_path
+from sentry.formats.manifest import MAX_NAME, SINGLE_FILE, Manifest, Resource, check_names_do_not_collide, check_path
 from sentry.formats.statement import Statement, Subject, decode_statement, encode_statement
 from sentry.formats.strict_json import MAX_INTEGER, Reader
 
@@ -91,7 +91,9 @@ def decode_manifest(payload: bytes, *, legacy: bool = False) -> Manifest:
     if statement.predicate_type == LEGACY_PREDICATE_TYPE and legacy:
         return _decode_legacy(statement)
     if statement.predicate_type != PREDICATE_TYPE:
-        raise FormatError(f"the statement's predicate type is {statement.predicate_type!r}, not {PREDICATE_TYPE!r}")
+        raise FormatError(
+            f"the statement's predicate type is {statement.predicate_type[:80]!r}, not {PREDICATE_TYPE!r}"
+        )
     if len(statement.subjects) != 1:
         raise FormatError(f"the statement has {len(statement.subjects)} subjects, not one")
     subject = statement.subjects[0]
@@ -138,9 +140,9 @@ def _decode_serialization(value: object) -> _Serialization:
     shard_bytes = _shard_bytes(reader.raw("shard_size")) if method == "shards" else None
     reader.end()
     if method not in {"files", "shards"}:
-        raise FormatError(f"the serialization method {method!r} is unknown")
+        raise FormatError(f"the serialization method {method[:80]!r} is unknown")
     if hash_name not in DIGEST_BYTES:
-        raise FormatError(f"the hash type {hash_name!r} is unknown")
+        raise FormatError(f"the hash type {hash_name[:80]!r} is unknown")
     return _Serialization(hash_name, shard_bytes, tuple(_decode_ignored(item) for item in ignored))
 
 
@@ -158,7 +160,7 @@ def _decode_ignored(value: object) -> str:
         raise FormatError("an ignored path is not a name")
     path = posixpath.normpath(value)
     if path == "." or path.startswith("/") or ".." in value.split("/"):
-        raise FormatError(f"the ignored path {value!r} is the whole model or lies outside it")
+        raise FormatError(f"the ignored path {value[:80]!r} is the whole model or lies outside it")
     return path
 
 
@@ -168,8 +170,10 @@ def _decode_resource(value: object, serialization: _Serialization) -> Resource:
     name, algorithm, digest = value.get("name"), value.get("algorithm"), value.get("digest")
     if not (isinstance(name, str) and isinstance(algorithm, str) and isinstance(digest, str)):
         raise FormatError("a resource lacks its name, algorithm or digest")
+    if len(name) > MAX_NAME:
+        raise FormatError(f"the resource name {name[:80]!r}… is longer than a path can be")
     if algorithm not in serialization.algorithms():
-        raise FormatError(f"the algorithm {algorithm!r} of {name!r} is not the manifest's {serialization.hash!r}")
+        raise FormatError(f"the algorithm {algorithm[:80]!r} of {name!r} is not the manifest's {serialization.hash!r}")
     raw = decode_hex(digest, nbytes=DIGEST_BYTES[serialization.hash], what=f"the digest of {name!r}")
     start, end = 0, None
     if serialization.shard_bytes is not None:
@@ -249,7 +253,7 @@ def _check_shards_cover(path: str, shards: tuple[Resource, ...], shard_bytes: in
 def _decode_legacy(statement: Statement) -> Manifest:
     resources = []
     for subject in statement.subjects:
-        check_path(subject.name)
+        check_path(subject.name[:MAX_NAME])
         digest = decode_hex(subject.digests.get("sha256", ""), nbytes=32, what=f"the digest of {subject.name!r}")
         resources.append(Resource(subject.name, digest))
     manifest = Manifest("", "sha256", tuple(resources), legacy=True)

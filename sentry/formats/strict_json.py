@@ -137,13 +137,13 @@ class Reader:
         """Insist on one value of a string field."""
         found = self.string(name)
         if found != expected:
-            self._fail(f"has {name!r} {found!r}, not {expected!r}")
+            self._fail(f"has {name!r} {found[:80]!r}, not {expected!r}")
 
     def end(self) -> None:
         """Refuse fields that nothing asked for."""
         unknown = self._fields.keys() - self._seen
         if unknown:
-            self._fail(f"has an unknown field {min(unknown)!r}")
+            self._fail(f"has an unknown field {min(unknown)[:80]!r}")
 
     def _typed(self, name: str, kind: type[Kind]) -> Kind:
         value = self.raw(name)

@@ -23,6 +23,7 @@ from sentry.bundle import Bundle
 from sentry.errors import FormatError, RefusedError, SignatureError, TrustError, UnavailableError
 from sentry.formats.bundle import KeyMaterial
 from sentry.formats.dsse import Envelope, legacy_pae, pae
+from sentry.text import escape
 from sentry.trust import Identity
 
 # Curve by its SECG name: our name for the algorithm, its hash (the pairing of Sigstore's registry), the curve itself.
@@ -72,8 +73,8 @@ class KeySigner:
         data, status = read_limited(source, max_bytes=MAX_KEY_BYTES, what="private key")
         if not insecure_key_mode and others_can_read(status.st_mode) and not _on_secret_mount(source, status):
             raise RefusedError(
-                f"other users can read the private key {str(source)!r}",
-                hint=f"run: chmod 600 {source} (or pass --insecure-key-mode, if the mode cannot be changed)",
+                f"other users can read the private key {escape(str(source))}",
+                hint=f"run: chmod 600 {escape(str(source))} (or pass --insecure-key-mode, if the mode cannot be changed)",
             )
         return cls(_load_private(data, password, source), source=source)
 
@@ -112,13 +113,13 @@ class KeyTrust:
         data, _ = read_limited(source, max_bytes=MAX_KEY_BYTES, what="public key")
         if b"PRIVATE KEY-----" in data:
             raise FormatError(
-                f"{str(source)!r} is a private key; trust needs the public one",
-                hint=f"run: openssl ec -in {source} -pubout -out public.pem",
+                f"{escape(str(source))} is a private key; trust needs the public one",
+                hint=f"run: openssl ec -in {escape(str(source))} -pubout -out public.pem",
             )
         try:
             key = serialization.load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm):
-            raise FormatError(f"{str(source)!r} is not a public key in PEM") from None
+            raise FormatError(f"{escape(str(source))} is not a public key in PEM") from None
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise _unknown_type(source)
         return cls(key, source=source)
@@ -217,7 +218,7 @@ def _on_secret_mount(path: Path, status: os.stat_result) -> bool:
 
 def _load_private(data: bytes, password: str | bytes | None, source: Path) -> ec.EllipticCurvePrivateKey:
     if b"PRIVATE KEY-----" not in data:
-        raise FormatError(f"{str(source)!r} is not a private key in PEM")
+        raise FormatError(f"{escape(str(source))} is not a private key in PEM")
     secret: bytes | None = None
     try:
         key = serialization.load_pem_private_key(data, None)
@@ -225,15 +226,15 @@ def _load_private(data: bytes, password: str | bytes | None, source: Path) -> ec
         secret = _password_bytes(password)
         if secret is None:
             raise PasswordRequiredError(
-                f"the private key {str(source)!r} is encrypted",
+                f"the private key {escape(str(source))} is encrypted",
                 hint="pass --password-file FILE, or set SENTRY_KEY_PASSWORD",
             ) from None
         try:
             key = serialization.load_pem_private_key(data, secret)
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise UnavailableError(f"the password does not open the private key {str(source)!r}") from None
+            raise UnavailableError(f"the password does not open the private key {escape(str(source))}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise FormatError(f"{str(source)!r} is not a private key in PEM") from None
+        raise FormatError(f"{escape(str(source))} is not a private key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise _unknown_type(source)
     return key
@@ -247,7 +248,7 @@ def _algorithm_of(key: ec.EllipticCurvePublicKey) -> tuple[str, hashes.HashAlgor
 
 
 def _unknown_type(source: Path) -> FormatError:
-    return FormatError(f"{str(source)!r} is not an ECDSA key; P-256, P-384 and P-521 are supported")
+    return FormatError(f"{escape(str(source))} is not an ECDSA key; P-256, P-384 and P-521 are supported")
 
 
 def _password_bytes(password: str | bytes | None) -> bytes | None:
