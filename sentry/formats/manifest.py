@@ -110,6 +110,16 @@ def is_under(path: str, ignore_paths: Iterable[str]) -> bool:
     return any(path == ignored or path.startswith(ignored + "/") for ignored in ignore_paths)
 
 
+def check_length(name: str) -> None:
+    """Refuse a resource name that no path could have, before it is shown in any message.
+
+    Raises:
+        FormatError: It is longer than a path can be.
+    """
+    if len(name) > MAX_NAME:
+        raise FormatError(f"the resource name {name[:80]!r}… is longer than a path can be")
+
+
 def check_path(path: str) -> None:
     """Refuse a resource path that could lead out of the model or be spelled in two ways.
 

@@ -15,7 +15,14 @@ from typing import TypeVar
 
 from sentry.errors import FormatError, RefusedError
 from sentry.formats.digest import DIGEST_BYTES, decode_hex
-from sentry.formats.manifest import MAX_NAME, SINGLE_FILE, Manifest, Resource, check_names_do_not_collide, check_path
+from sentry.formats.manifest import (
+    SINGLE_FILE,
+    Manifest,
+    Resource,
+    check_length,
+    check_names_do_not_collide,
+    check_path,
+)
 from sentry.formats.statement import Statement, Subject, decode_statement, encode_statement
 from sentry.formats.strict_json import MAX_INTEGER, Reader
 
@@ -170,8 +177,7 @@ def _decode_resource(value: object, serialization: _Serialization) -> Resource:
     name, algorithm, digest = value.get("name"), value.get("algorithm"), value.get("digest")
     if not (isinstance(name, str) and isinstance(algorithm, str) and isinstance(digest, str)):
         raise FormatError("a resource lacks its name, algorithm or digest")
-    if len(name) > MAX_NAME:
-        raise FormatError(f"the resource name {name[:80]!r}… is longer than a path can be")
+    check_length(name)
     if algorithm not in serialization.algorithms():
         raise FormatError(f"the algorithm {algorithm[:80]!r} of {name!r} is not the manifest's {serialization.hash!r}")
     raw = decode_hex(digest, nbytes=DIGEST_BYTES[serialization.hash], what=f"the digest of {name!r}")
@@ -253,7 +259,8 @@ def _check_shards_cover(path: str, shards: tuple[Resource, ...], shard_bytes: in
 def _decode_legacy(statement: Statement) -> Manifest:
     resources = []
     for subject in statement.subjects:
-        check_path(subject.name[:MAX_NAME])
+        check_length(subject.name)
+        check_path(subject.name)
         digest = decode_hex(subject.digests.get("sha256", ""), nbytes=32, what=f"the digest of {subject.name!r}")
         resources.append(Resource(subject.name, digest))
     manifest = Manifest("", "sha256", tuple(resources), legacy=True)

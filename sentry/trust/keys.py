@@ -74,7 +74,7 @@ class KeySigner:
         if not insecure_key_mode and others_can_read(status.st_mode) and not _on_secret_mount(source, status):
             raise RefusedError(
                 f"other users can read the private key {escape(str(source))}",
-                hint=f"run: chmod 600 {escape(str(source))} (or pass --insecure-key-mode, if the mode cannot be changed)",
+                hint=f"run: chmod 600 {escape(str(source))} (or, if that is impossible, pass --insecure-key-mode)",
             )
         return cls(_load_private(data, password, source), source=source)
 
