@@ -29,14 +29,14 @@ def read_limited(path: Path, *, max_bytes: int, what: str) -> tuple[bytes, os.st
     try:
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb", buffering=0) as file:
+        with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise UnavailableError(f"the {what} {escape(str(path))} is not a regular file")
-            data = file.read(min(status.st_size, max_bytes) + 1)
+            data = b"" if status.st_size > max_bytes else file.read(status.st_size + 1)
     except OSError as error:
         raise unavailable(error, f"cannot read the {what} {escape(str(path))}") from None
-    if len(data) > max_bytes:
+    if max(len(data), status.st_size) > max_bytes:
         raise FormatError(f"the {what} {escape(str(path))} is larger than {max_bytes} bytes")
     return data, status
 

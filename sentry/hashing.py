@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TypeVar
 from sentry.engine import Engine, Progress
 from sentry.engine.segments import FileRange, ShortReadError
 from sentry.errors import SentryError
+from sentry.formats.manifest import SINGLE_FILE
 from sentry.tree import NotAFileError, Tree, stamp_of
 
 # Above this a file is a task of its own; below, opening it costs about as much as hashing it.
@@ -37,19 +39,27 @@ class ChangedError(SentryError):
     """A file changed, vanished, or became something else while it was read."""
 
 
+class StoppedError(SentryError):
+    """The work was given up half-way; never seen outside this module's threads."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenFile:
     """A file that is being hashed.
 
     Attributes:
         path: POSIX path relative to the tree.
+        name: Its own name, which for a single file is not its path.
         descriptor: Open for reading.
         nbytes: Size when it was opened.
+        stop: Set when the digests are not wanted any more, because of an error elsewhere or an interruption.
     """
 
     path: str
+    name: str
     descriptor: int
     nbytes: int
+    stop: threading.Event
 
     def digest_range(
         self, engine: Engine, hashes: Sequence[str], start: int, end: int, *, progress: Progress | None = None
@@ -58,16 +68,26 @@ class OpenFile:
 
         Raises:
             ShortReadError: The file ends before.
+            StoppedError: Nobody waits for the digest any more.
         """
-        return engine.digest(hashes, [FileRange(self.descriptor, start, end - start)], progress=progress)
+
+        def count(nbytes: int) -> None:
+            if self.stop.is_set():
+                raise StoppedError("stopped")
+            if progress:
+                progress(nbytes)
+
+        return engine.digest(hashes, [FileRange(self.descriptor, start, end - start)], progress=count)
 
 
+# Files of one directory: its path, and theirs.
+Batch = tuple[str, list[str]]
 Work = Callable[[Engine, OpenFile], Result]
 
 
 def safetensors_header_sha256(engine: Engine, file: OpenFile) -> bytes | None:
-    """Return the SHA-256 of a safetensors file's length field and header; None for what is no such file."""
-    if not file.path.endswith(".safetensors") or file.nbytes < 8:
+    """Return the SHA-256 of a safetensors file's length field and header; None for what cannot be such a file."""
+    if file.nbytes < 8:
         return None
     (header_bytes,) = struct.unpack("<Q", os.pread(file.descriptor, 8, 0))
     if header_bytes > min(file.nbytes - 8, MAX_SAFETENSORS_HEADER):
@@ -98,12 +118,14 @@ def map_files(
     streams = max(1, min(engine.threads, len(large) + medium // STREAM_BYTES))
     shared = engine.split(streams)
     tasks = [(parent_of(path), [path]) for path in reversed(large)] + list(_batches(small))
+    stop = threading.Event()
     with ThreadPoolExecutor(streams, thread_name_prefix="sentry-file") as pool:
         try:
-            futures = [pool.submit(_work_on_batch, tree, parent, paths, shared, work) for parent, paths in tasks]
+            futures = [pool.submit(_work_on_batch, tree, batch, shared, work, stop) for batch in tasks]
             for future in as_completed(futures):
                 yield from future.result()
         finally:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -112,7 +134,7 @@ def parent_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _batches(paths: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+def _batches(paths: Iterable[str]) -> Iterator[Batch]:
     """Cut sorted paths into runs that share a directory."""
     for parent, group in groupby(paths, parent_of):
         while batch := list(islice(group, BATCH_FILES)):
@@ -120,21 +142,29 @@ def _batches(paths: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _work_on_batch(
-    tree: Tree, parent: str, paths: Sequence[str], engine: Engine, work: Work[Result]
+    tree: Tree, batch: Batch, engine: Engine, work: Work[Result], stop: threading.Event
 ) -> list[tuple[str, Result | ChangedError]]:
+    parent, paths = batch
     results: list[tuple[str, Result | ChangedError]] = []
+
+    def on_open_file(path: str, descriptor: int, nbytes: int) -> Result:
+        name = tree.path.name if path == SINGLE_FILE else path.rpartition("/")[2]
+        return work(engine, OpenFile(path, name, descriptor, nbytes, stop))
+
     try:
         with tree.directory(parent) as directory:
-            results.extend((path, _work_on_file(tree, path, directory, engine, work)) for path in paths)
+            results.extend((path, _work_on_file(tree, path, directory, on_open_file)) for path in paths)
     except (FileNotFoundError, NotAFileError):
         results += [(path, ChangedError("it is gone")) for path in paths[len(results) :]]
     return results
 
 
-def _work_on_file(tree: Tree, path: str, directory: int, engine: Engine, work: Work[Result]) -> Result | ChangedError:
+def _work_on_file(
+    tree: Tree, path: str, directory: int, work: Callable[[str, int, int], Result]
+) -> Result | ChangedError:
     try:
         with tree.file(path.rpartition("/")[2], directory) as (descriptor, entry):
-            result = work(engine, OpenFile(path, descriptor, entry.nbytes))
+            result = work(path, descriptor, entry.nbytes)
             if stamp_of(descriptor) != entry.stamp:
                 return ChangedError("it changed while it was read")
             return result

@@ -18,7 +18,7 @@ SIGNATURE_NAME = "model.sig"
 def default_signature_path(path: AnyPath) -> Path:
     """Return where the signature of a model lies by default: inside a directory, beside a file."""
     model = Path(path)
-    return model / SIGNATURE_NAME if model.is_dir() else model.with_name(model.name + ".sig")
+    return model / SIGNATURE_NAME if os.path.isdir(model) else model.with_name(model.name + ".sig")
 
 
 def relative_to_model(model: Path, paths: Iterable[AnyPath]) -> list[str]:

@@ -20,6 +20,7 @@ from sentry.errors import RefusedError
 from sentry.formats.digest import DEFAULT_SIGN_CHOICE, SIGN_CHOICES
 from sentry.formats.manifest import GIT_PATHS, Manifest, Resource
 from sentry.formats.oms import encode_manifest
+from sentry.formats.strict_json import MAX_INTEGER
 from sentry.hashing import ChangedError, OpenFile, map_files, safetensors_header_sha256
 from sentry.paths import SIGNATURE_NAME, AnyPath, lies_in, relative_to_model
 from sentry.text import escape
@@ -125,7 +126,7 @@ class _Worker:
         self._progress = progress
 
     def __call__(self, engine: Engine, file: OpenFile) -> list[Resource]:
-        header = safetensors_header_sha256(engine, file)
+        header = safetensors_header_sha256(engine, file) if file.name.endswith(".safetensors") else None
         if self._shard_bytes is None:
             return [self._resource(engine, file, 0, None, header)]
         starts = range(0, file.nbytes, self._shard_bytes)
@@ -146,20 +147,20 @@ class _Worker:
 def _check_arguments(hash_choice: str, shard_bytes: int | None) -> None:
     if hash_choice not in SIGN_CHOICES:
         raise ValueError(f"there is no hash {hash_choice!r} to sign with; known are {', '.join(SIGN_CHOICES)}")
-    if shard_bytes is not None and shard_bytes <= 0:
-        raise ValueError("shard_bytes must be positive")
+    if shard_bytes is not None and not 0 < shard_bytes <= MAX_INTEGER:
+        raise ValueError("shard_bytes must be positive, and below 2^63")
 
 
 def _refuse_what_cannot_be_signed(listing: Listing, shard_bytes: int | None) -> None:
     for path, kind in sorted(listing.irregular.items()):
         hint = "replace links by the files they lead to" if "link" in kind else None
-        raise RefusedError(f"{escape(path)} is {kind}, which cannot be signed", hint=hint)
+        raise RefusedError(f"'{escape(path)}' is {kind}, which cannot be signed", hint=hint)
     if not listing.files:
         raise RefusedError("there is nothing to sign: the model has no files")
     empty = [path for path, entry in listing.files.items() if entry.nbytes == 0]
     if shard_bytes is not None and empty:
         raise RefusedError(
-            f"{escape(min(empty))} is empty, and shards cannot list an empty file",
+            f"'{escape(min(empty))}' is empty, and shards cannot list an empty file",
             hint="sign whole files (leave out --shard-bytes), or ignore it",
         )
 

@@ -114,31 +114,37 @@ class Tree:
         if not self.is_directory:
             listing.files[SINGLE_FILE] = _entry(os.fstat(self._root))
             return listing
-        try:
-            self._list_directory(self._root, "", frozenset(ignore), listing)
-        except OSError as error:
-            raise unavailable(error, f"cannot read {escape(str(error.filename))} in {escape(str(self.path))}") from None
+        self._list_directory(self._root, "", frozenset(ignore), listing)
         return listing
 
     def _list_directory(self, descriptor: int, prefix: str, ignore: frozenset[str], listing: Listing) -> None:
         if prefix.count("/") > MAX_DEPTH:
             raise RefusedError(f"{escape(prefix[:80])}… is nested deeper than {MAX_DEPTH} directories")
-        with os.scandir(descriptor) as entries:
-            for entry in entries:
-                path = prefix + entry.name
-                status = entry.stat(follow_symlinks=False)
-                kind = stat.S_IFMT(status.st_mode)
-                if path in ignore:
-                    listing.ignored.append(path + "/" if kind == stat.S_IFDIR else path)
-                elif not _is_utf8(entry.name):
-                    listing.irregular[path] = "a name that is not UTF-8"
-                elif kind == stat.S_IFREG:
-                    listing.files[path] = _entry(status)
-                elif kind == stat.S_IFDIR:
-                    with _opened(entry.name, _DIRECTORY, descriptor) as below:
-                        self._list_directory(below, path + "/", ignore, listing)
-                else:
-                    listing.irregular[path] = _KINDS.get(kind, "a special file")
+        path = prefix
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    path = prefix + entry.name
+                    self._list_entry(entry, path, descriptor, ignore, listing)
+        except OSError as error:
+            raise unavailable(error, f"cannot read {escape(path)} in {escape(str(self.path))}") from None
+
+    def _list_entry(
+        self, entry: os.DirEntry[str], path: str, directory: int, ignore: frozenset[str], listing: Listing
+    ) -> None:
+        status = entry.stat(follow_symlinks=False)
+        kind = stat.S_IFMT(status.st_mode)
+        if path in ignore:
+            listing.ignored.append(path + "/" if kind == stat.S_IFDIR else path)
+        elif not _is_utf8(entry.name):
+            listing.irregular[path] = "a name that is not UTF-8"
+        elif kind == stat.S_IFREG:
+            listing.files[path] = _entry(status)
+        elif kind == stat.S_IFDIR:
+            with _opened(entry.name, _DIRECTORY, directory) as below:
+                self._list_directory(below, path + "/", ignore, listing)
+        else:
+            listing.irregular[path] = _KINDS.get(kind, "a special file")
 
     @contextlib.contextmanager
     def directory(self, path: str) -> Iterator[int]:

@@ -164,7 +164,8 @@ def _hashes_to_recompute(manifest: Manifest, choice: str | None) -> tuple[str, .
     wanted = available[-1:] if choice is None else VERIFY_CHOICES[choice]
     for name in wanted:
         if name not in available:
-            raise MismatchError(
-                f"the signature has no {name} digests", hint=f"it has {' and '.join(available)}: pass --hash, or none"
+            raise SignatureError(
+                f"the signature has no {name} digests",
+                hint=f"it has {' and '.join(available)}; leave the choice of hash out to take the best of them",
             )
     return wanted

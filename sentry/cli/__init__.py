@@ -6,6 +6,7 @@ Exit codes: 0 done or verified; 1 not authentic, or refused to sign; 2 usage; 3 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from sentry.errors import FormatError, RefusedError, SentryError, VerificationEr
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sentry", message="%(prog)s %(version)s")
 def cli() -> None:
-    r"""Sign and verify machine-learning models, in OpenSSF Model Signing v1.0.
+    """Sign and verify machine-learning models, in OpenSSF Model Signing v1.0.
 
     \b
     Try it:
@@ -44,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = cli.main(args=None if arguments is None else list(arguments), prog_name="sentry", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        click.echo(error.format_message(), err=True)
         return 2
     except (click.ClickException, click.Abort, SentryError) as error:
         return _report_expected(error)
-    except BrokenPipeError:
-        # The reader of our output is gone; leave nothing behind that could fail again while the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 3
+    except SystemExit:
+        return 3  # click's answer when the reader of our output is gone
+    except OSError as error:
+        return report(3, f"cannot write the output: {error.strerror or error}", None)
     except Exception as error:
         if os.environ.get("SENTRY_TRACEBACK"):
             raise
@@ -74,6 +75,14 @@ def _report_expected(error: click.ClickException | click.Abort | SentryError) ->
 def run() -> None:
     """Entry point of the `sentry` command."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    code = main()
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # What could not be written has been reported; the interpreter must not fail over it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 3
+    sys.exit(code)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sentry.cli.output import print_json, print_names, print_table
+from sentry.cli.output import PATH, print_json, print_names, print_table
+from sentry.errors import FormatError
 from sentry.text import escape
 
 if TYPE_CHECKING:
@@ -19,15 +20,18 @@ _WARNING = "nothing was verified: anyone can write such a file"
 
 
 @click.command("inspect")
-@click.argument("signature", type=click.Path(path_type=Path))
+@click.argument("signature", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Write everything as JSON.")
 def command(signature: Path, as_json: bool) -> None:
     """Show what the file SIGNATURE claims. Nothing is verified."""
     from sentry.bundle import Bundle
     from sentry.formats.oms import decode_manifest
 
-    bundle = Bundle.read(signature)
-    manifest = decode_manifest(bundle.envelope.payload, legacy=True)
+    try:
+        bundle = Bundle.read(signature)
+        manifest = decode_manifest(bundle.envelope.payload, legacy=True)
+    except FormatError as error:
+        raise FormatError(f"{escape(str(signature))}: {error}") from None
     if as_json:
         print_json(_to_json(bundle.material, manifest))
         return

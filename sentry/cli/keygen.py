@@ -8,24 +8,22 @@ from pathlib import Path
 import click
 
 from sentry.atomic import write_atomic
-from sentry.cli.output import print_table, read_password
+from sentry.cli.output import PATH, print_table, read_password
 from sentry.text import escape
 from sentry.trust import KEY_ALGORITHMS
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command("keygen")
+@click.option("--private", "private_path", type=PATH, required=True, help="Where to write the private key (mode 0600).")
+@click.option("--public", "public_path", type=PATH, required=True, help="Where to write the public key.")
 @click.option(
-    "--private", "private_path", type=_PATH, required=True, help="Where to write the private key (mode 0600)."
+    "--algorithm", type=click.Choice(KEY_ALGORITHMS), default=KEY_ALGORITHMS[0], show_default=True, help="Kind of key."
 )
-@click.option("--public", "public_path", type=_PATH, required=True, help="Where to write the public key.")
-@click.option("--algorithm", type=click.Choice(KEY_ALGORITHMS), default=KEY_ALGORITHMS[0], show_default=True)
-@click.option("--password-file", type=_PATH, help="Encrypt the private key with the password in this file.")
+@click.option("--password-file", type=PATH, help="Encrypt the private key with the password in this file.")
 def command(private_path: Path, public_path: Path, algorithm: str, password_file: Path | None) -> None:
     """Make a key pair as PEM files. Existing files are never overwritten.
 
-    Keep the private key; give the public key to whoever should trust it, on another way than the models.
+    Keep the private key; give the public key to whoever should trust it, by another route than the models.
     """
     from sentry.trust.keys import generate
 

@@ -12,19 +12,34 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sentry.errors import FormatError
+from sentry.errors import FormatError, UnavailableError
 from sentry.text import escape, visible
 
 if TYPE_CHECKING:
     from sentry.engine import Progress
     from sentry.trust.keys import KeySigner, KeyTrust
 
-PASSWORD_VARIABLE = "SENTRY_KEY_PASSWORD"  # noqa: S105  (the name of the variable)
-MAX_PASSWORD_BYTES = 4096
+PASSWORD_VARIABLE = b"SENTRY_KEY_PASSWORD"
+
+
+class PathType(click.Path):
+    """A path as it was typed; whether it can be used is found out when it is, and has its own exit code."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Refuse the empty path, which would mean the current folder: `sentry sign "$UNSET"`."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = PathType()
 
 
 class KeyUsageError(click.UsageError):
@@ -71,7 +86,7 @@ def print_names(title: str, names: Iterable[str], *, limit: int = 20) -> None:
 @contextmanager
 def progress_bar(title: str, path: Path) -> Iterator[Progress | None]:
     """Show a progress bar on a terminal; elsewhere nothing."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -85,11 +100,20 @@ def progress_bar(title: str, path: Path) -> Iterator[Progress | None]:
 
 def _size_of(path: Path) -> int:
     """Estimate how much there is to hash; only the bar's length depends on it."""
-    total = 0
-    for directory, _, names in os.walk(path):
-        for name in names:
-            total += os.lstat(os.path.join(directory, name)).st_size
-    return total or (path.stat().st_size if path.is_file() else 0)
+    total, pending = 0, [os.fspath(path)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except NotADirectoryError:
+            return path.stat().st_size
+        except OSError:
+            continue
+    return total
 
 
 def load_signer(key: Path, password_file: Path | None, *, insecure_key_mode: bool) -> KeySigner:
@@ -101,10 +125,10 @@ def load_signer(key: Path, password_file: Path | None, *, insecure_key_mode: boo
         try:
             return KeySigner.from_file(key, password=password, insecure_key_mode=insecure_key_mode)
         except PasswordRequiredError:
-            if not sys.stdin.isatty():
+            if sys.stdin is None or not sys.stdin.isatty():
                 raise
-            password = click.prompt(f"Password of {escape(str(key))}", hide_input=True, err=True)
-            return KeySigner.from_file(key, password=password, insecure_key_mode=insecure_key_mode)
+            typed: str = click.prompt(f"Password of {escape(str(key))}", hide_input=True, err=True)
+            return KeySigner.from_file(key, password=typed, insecure_key_mode=insecure_key_mode)
     except FormatError as error:
         raise KeyUsageError(str(error), error.hint) from None
 
@@ -119,14 +143,27 @@ def load_trust(key: Path) -> KeyTrust:
         raise KeyUsageError(str(error), error.hint) from None
 
 
-def read_password(password_file: Path | None) -> str | bytes | None:
-    """Return the password from a file (without its line end) or from the environment."""
-    if password_file is None:
-        return os.environ.get(PASSWORD_VARIABLE)
-    from sentry.atomic import read_limited
+def read_password(password_file: Path | None) -> bytes | None:
+    """Return the password from a file (without its line end) or from the environment.
 
-    data, _ = read_limited(password_file, max_bytes=MAX_PASSWORD_BYTES, what="password file")
-    return data.rstrip(b"\r\n")
+    Raises:
+        UnavailableError: The file cannot be read, or there is no password in it.
+    """
+    from sentry.atomic import read_limited
+    from sentry.trust.keys import MAX_PASSWORD_BYTES
+
+    if password_file is None:
+        return os.environb.get(PASSWORD_VARIABLE)
+    try:
+        data, _ = read_limited(password_file, max_bytes=MAX_PASSWORD_BYTES + 2, what="password file")
+    except FormatError as error:
+        raise UnavailableError(str(error)) from None
+    password = data.rstrip(b"\r\n")
+    if not password:
+        raise UnavailableError(f"the password file {escape(str(password_file))} is empty")
+    if len(password) > MAX_PASSWORD_BYTES:
+        raise UnavailableError(f"the password is longer than {MAX_PASSWORD_BYTES} bytes")
+    return password
 
 
 def check_ignored(model: Path, ignored: Iterable[Path]) -> None:

@@ -4,34 +4,44 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 
 import click
 
-from sentry.cli.output import check_ignored, load_signer, print_json, print_table, progress_bar
+from sentry.cli.output import PATH, check_ignored, load_signer, print_json, print_table, progress_bar
 from sentry.engine import CHOICES
 from sentry.errors import RefusedError, UnavailableError
 from sentry.formats.digest import DEFAULT_SIGN_CHOICE, SIGN_CHOICES
+from sentry.formats.strict_json import MAX_INTEGER
 from sentry.paths import default_signature_path, inside_model
 from sentry.text import escape, file_size
 
-_PATH = click.Path(path_type=Path)
 # Every bundle names its media type near its start, whoever wrote it.
 BUNDLE_MARK = b"application/vnd.dev.sigstore.bundle"
 
 
 @click.command("sign")
-@click.argument("path", type=_PATH)
-@click.option("--key", type=_PATH, required=True, help="Private key (PEM, ECDSA P-256, P-384 or P-521).")
-@click.option("--password-file", type=_PATH, help="File with the key's password; SENTRY_KEY_PASSWORD works as well.")
+@click.argument("path", type=PATH)
+@click.option("--key", type=PATH, required=True, help="Private key (PEM, ECDSA P-256, P-384 or P-521).")
+@click.option("--password-file", type=PATH, help="File with the key's password; SENTRY_KEY_PASSWORD works as well.")
 @click.option("--insecure-key-mode", is_flag=True, help="Use the key although other users can read it.")
-@click.option("--signature", type=_PATH, help="Where to write.  [default: PATH/model.sig or PATH.sig]")
+@click.option("--signature", type=PATH, help="Where to write.  [default: PATH/model.sig or PATH.sig]")
 @click.option(
-    "--hash", "hash_choice", type=click.Choice(list(SIGN_CHOICES)), default=DEFAULT_SIGN_CHOICE, show_default=True
+    "--hash",
+    "hash_choice",
+    type=click.Choice(list(SIGN_CHOICES)),
+    default=DEFAULT_SIGN_CHOICE,
+    show_default=True,
+    help="Digests to sign; every OMS tool verifies sha256, this one also verifies blake3.",
 )
-@click.option("--shard-bytes", type=click.IntRange(min=1), help="Sign ranges of N bytes instead of whole files.")
-@click.option("--ignore", type=_PATH, multiple=True, help="Leave this file or directory out. May be repeated.")
+@click.option(
+    "--shard-bytes",
+    type=click.IntRange(1, MAX_INTEGER),
+    help="Sign ranges of N bytes instead of whole files; not for empty files.",
+)
+@click.option("--ignore", type=PATH, multiple=True, help="Leave this file or directory out. May be repeated.")
 @click.option("--name", help="Name of the artifact, signed along.")
 @click.option("--version", help="Version of the artifact, signed along.")
 @click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")
@@ -50,7 +60,7 @@ def command(
     engine: str,
     as_json: bool,
 ) -> None:
-    r"""Sign the model at PATH, a directory or a single file.
+    """Sign the model at PATH, a directory or a single file.
 
     \b
     Example:
@@ -63,7 +73,8 @@ def command(
     check_ignored(path, ignore)
     signer = load_signer(key, password_file, insecure_key_mode=insecure_key_mode)
     target = signature or default_signature_path(path)
-    _check_target(target)
+    if os.path.lexists(path):
+        _check_target(target)
     inside = (target,) if inside_model(path, target) is not None else ()
     with progress_bar("signing", path) as progress:
         manifest = build_manifest(

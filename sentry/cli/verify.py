@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sentry.cli.output import (
+    PATH,
     KeyUsageError,
     check_ignored,
     load_trust,
@@ -22,18 +23,19 @@ from sentry.formats.digest import VERIFY_CHOICES
 from sentry.paths import default_signature_path
 from sentry.text import escape, file_size
 
+# Below this, start-up is all that a rate would show.
+RATE_BYTES = 10_000_000
+
 if TYPE_CHECKING:
     from sentry.verification import Verification
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command("verify")
-@click.argument("path", type=_PATH)
-@click.option("--key", type=_PATH, help="Public key (PEM) of the signer that you trust.")
+@click.argument("path", type=PATH)
+@click.option("--key", type=PATH, help="Public key (PEM) of the signer that you trust.")
 @click.option(
     "--signature",
-    type=_PATH,
+    type=PATH,
     multiple=True,
     help="Signature file; each one given must verify.  [default: PATH/model.sig or PATH.sig]",
 )
@@ -43,7 +45,7 @@ _PATH = click.Path(path_type=Path)
     type=click.Choice(list(VERIFY_CHOICES)),
     help="What to recompute.  [default: blake3 where signed]",
 )
-@click.option("--ignore", type=_PATH, multiple=True, help="Leave this file or directory out. May be repeated.")
+@click.option("--ignore", type=PATH, multiple=True, help="Leave unsigned files at this path out. May be repeated.")
 @click.option("--ignore-unsigned", is_flag=True, help="Accept files that the signature does not list.")
 @click.option("--insecure-legacy-v0.1", "insecure_legacy", is_flag=True, help="Accept signatures of model-signing 0.2.")
 @click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")
@@ -59,7 +61,7 @@ def command(
     engine: str,
     as_json: bool,
 ) -> None:
-    r"""Verify the model at PATH, a directory or a single file.
+    """Verify the model at PATH, a directory or a single file.
 
     Prints what was proved, and what was not covered. Anything else is an error and a non-zero exit code.
 
@@ -94,7 +96,7 @@ def command(
 def _print(verification: Verification) -> None:
     manifest = verification.manifest
     unchecked = ", ".join(verification.unchecked_hashes)
-    rate = verification.nbytes / verification.seconds / 1e9
+    rate = f", {verification.nbytes / verification.seconds / 1e9:.2f} GB/s" if verification.nbytes > RATE_BYTES else ""
     rows = [("verified", escape(str(verification.path)))]
     rows += [("signer", f"{signer.method} {signer.name} ({signer.algorithm})") for signer in verification.signers]
     rows += [("name", escape(manifest.artifact_name))] if manifest.artifact_name else []
@@ -106,7 +108,7 @@ def _print(verification: Verification) -> None:
             " and ".join(verification.hashes) + (f" (signed too, not recomputed: {unchecked})" if unchecked else ""),
         ),
         ("engine", f"{verification.engine} ({verification.engine_reason})"),
-        ("time", f"{verification.seconds:.2f} s, {rate:.2f} GB/s"),
+        ("time", f"{verification.seconds:.2f} s{rate}"),
     ]
     print_table(rows)
     print_names("not covered by the signature", verification.not_covered)

@@ -23,7 +23,7 @@ from sentry.formats.manifest import (
     check_names_do_not_collide,
     check_path,
 )
-from sentry.formats.statement import Statement, Subject, decode_statement, encode_statement
+from sentry.formats.statement import MAX_PAYLOAD_BYTES, Statement, Subject, decode_statement, encode_statement
 from sentry.formats.strict_json import MAX_INTEGER, Reader
 
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
@@ -44,6 +44,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """
     if not manifest.resources:
         raise RefusedError("there is nothing to sign")
+    _check_paths_to_sign(manifest)
     check_names_do_not_collide(sorted({resource.path for resource in manifest.resources}))
     manifest = replace(manifest, resources=tuple(sorted(manifest.resources, key=attrgetter("path", "start"))))
     serialization: dict[str, object] = {
@@ -62,7 +63,20 @@ def encode_manifest(manifest: Manifest) -> bytes:
     annotations = {key: value for key, value in optional.items() if value is not None}
     subject = Subject(manifest.subject, {"sha256": manifest.root().hex()}, annotations)
     try:
-        return encode_statement(Statement((subject,), PREDICATE_TYPE, predicate))
+        payload = encode_statement(Statement((subject,), PREDICATE_TYPE, predicate))
+    except FormatError as error:
+        raise RefusedError(str(error)) from None
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise RefusedError(f"the manifest of so many files is larger than {MAX_PAYLOAD_BYTES} bytes")
+    return payload
+
+
+def _check_paths_to_sign(manifest: Manifest) -> None:
+    """Refuse to sign a path that no verifier would accept."""
+    try:
+        for resource in manifest.resources:
+            check_length(resource.name)
+            check_path(resource.path)
     except FormatError as error:
         raise RefusedError(str(error)) from None
 
@@ -116,13 +130,17 @@ def decode_manifest(payload: bytes, *, legacy: bool = False) -> Manifest:
         serialization.shard_bytes,
         subject.annotations.get("name"),
         subject.annotations.get("version"),
-        subject.annotations.get("parent"),
+        _decode_parent(subject.annotations.get("parent")),
     )
     _check_resources(manifest)
     expected = subject.digests.get("sha256")
     if expected is None or decode_hex(expected, nbytes=32, what="the subject's digest") != manifest.root():
         raise FormatError("the subject's digest is not that of the listed resources")
     return manifest
+
+
+def _decode_parent(text: str | None) -> str | None:
+    return None if text is None else decode_hex(text, nbytes=32, what="the subject's parent").hex()
 
 
 @dataclass(frozen=True)
@@ -212,7 +230,7 @@ def _digest32(value: object, what: str) -> bytes:
 
 def _size(value: object, what: str) -> int:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
-        value = int(value)
+        value = int(value) if value == str(int(value)) else None
     if type(value) is not int or not 0 <= value <= MAX_INTEGER:
         raise FormatError(f"{what} is not a size in bytes")
     return value

@@ -56,7 +56,7 @@ def loads(data: bytes, *, what: str, max_bytes: int) -> object:
         raise FormatError(f"the {what} is not strict JSON: {error}") from None
     except ValueError:
         raise FormatError(f"the {what} is not JSON") from None
-    _check_tree(value, what, look_for_surrogates=b"\\ud" in data or b"\\uD" in data)
+    _check_tree([value], what, look_for_surrogates=b"\\ud" in data or b"\\uD" in data)
     return value
 
 
@@ -190,7 +190,7 @@ def _bounded_int(text: str) -> int:
 def _check_tree(value: object, what: str, *, look_for_surrogates: bool) -> None:
     """Walk the containers level by level: bounded depth, and no surrogate that pairs with nothing."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_DEPTH + 1):
         below: list[object] = []
         for item in level:
             if isinstance(item, dict):
@@ -199,9 +199,11 @@ def _check_tree(value: object, what: str, *, look_for_surrogates: bool) -> None:
                     below.extend(item.keys())
             elif isinstance(item, list):
                 below.extend(item)
-            elif look_for_surrogates and isinstance(item, str):
-                _check_text(item, what)
-        level = below if look_for_surrogates else [item for item in below if isinstance(item, (dict, list))]
+        if look_for_surrogates:
+            for item in below:
+                if isinstance(item, str):
+                    _check_text(item, what)
+        level = [item for item in below if isinstance(item, (dict, list))]
         if not level:
             return
     raise FormatError(f"the {what} is nested too deeply")

@@ -35,6 +35,8 @@ _CURVES: dict[str, tuple[str, hashes.HashAlgorithm, ec.EllipticCurve]] = {
 ALGORITHMS = MappingProxyType({name: curve for name, _, curve in _CURVES.values()})
 # A P-521 key in PEM takes 400 bytes; the rest is for comments and parameters.
 MAX_KEY_BYTES = 64 * 1024
+# OpenSSL's limit.
+MAX_PASSWORD_BYTES = 1023
 
 
 class PasswordRequiredError(UnavailableError):
@@ -161,7 +163,7 @@ class KeyTrust:
         if material.hint and material.hint != fingerprint(self._key):
             raise SignatureError(
                 "the signature was made with another key",
-                hint=f"it names the key {material.hint[:64]}, the trusted key is {fingerprint(self._key)}",
+                hint=f"it names the key {escape(material.hint[:64])}, the trusted key is {fingerprint(self._key)}",
             )
         spellings = (_pem(self._key), _pem(self._key).strip(), _der(self._key))
         if material.raw_key and material.raw_key not in spellings:
@@ -180,13 +182,15 @@ def generate(algorithm: str, *, password: str | bytes | None = None) -> tuple[by
 
     Args:
         algorithm: One of `ALGORITHMS`.
-        password: Encrypt the private key with it.
+        password: Encrypt the private key with it: 1 to 1023 bytes.
 
     Returns:
         The private key (PKCS #8) and the public key (SubjectPublicKeyInfo) as PEM text.
     """
     key = ec.generate_private_key(ALGORITHMS[algorithm])
     secret = _password_bytes(password)
+    if secret is not None and not 0 < len(secret) <= MAX_PASSWORD_BYTES:
+        raise ValueError(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if secret is not None:
         encryption = serialization.BestAvailableEncryption(secret)
@@ -252,9 +256,7 @@ def _unknown_type(source: Path) -> FormatError:
 
 
 def _password_bytes(password: str | bytes | None) -> bytes | None:
-    if isinstance(password, str):
-        password = password.encode("utf-8")
-    return password or None
+    return password.encode("utf-8") if isinstance(password, str) else password
 
 
 def _pem(key: ec.EllipticCurvePublicKey) -> bytes:
