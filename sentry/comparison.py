@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 from sentry.atomic import unavailable
-from sentry.engine import Engine, Progress
+from sentry.engine.contract import Engine, Progress
 from sentry.errors import MismatchError
 from sentry.formats.manifest import SINGLE_FILE, Manifest, Resource, is_under
 from sentry.hashing import ChangedError, OpenFile, map_files, safetensors_header_sha256

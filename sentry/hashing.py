@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TypeVar
 
-from sentry.engine import Engine, Progress
+from sentry.engine.contract import Engine, Progress
 from sentry.engine.segments import FileRange, ShortReadError
 from sentry.errors import SentryError
 from sentry.formats.manifest import SINGLE_FILE

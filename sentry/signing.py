@@ -15,7 +15,7 @@ from pathlib import Path
 from sentry import engine as engines
 from sentry.atomic import unavailable
 from sentry.bundle import Bundle
-from sentry.engine import Engine, Progress
+from sentry.engine.contract import Engine, Progress
 from sentry.errors import RefusedError
 from sentry.formats.digest import DEFAULT_SIGN_CHOICE, SIGN_CHOICES
 from sentry.formats.manifest import GIT_PATHS, Manifest, Resource

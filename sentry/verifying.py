@@ -19,7 +19,7 @@ from pathlib import Path
 from sentry import engine as engines
 from sentry.bundle import Bundle
 from sentry.comparison import Comparison
-from sentry.engine import Progress
+from sentry.engine.contract import Progress
 from sentry.errors import FormatError, MismatchError, RefusedError, SignatureError, TrustError
 from sentry.formats.digest import VERIFY_CHOICES
 from sentry.formats.manifest import Manifest

@@ -20,7 +20,7 @@ from sentry.errors import FormatError, UnavailableError
 from sentry.text import escape, visible
 
 if TYPE_CHECKING:
-    from sentry.engine import Progress
+    from sentry.engine.contract import Progress
     from sentry.trust.keys import KeySigner, KeyTrust
 
 PASSWORD_VARIABLE = b"SENTRY_KEY_PASSWORD"

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from blake3 import blake3
 
-from sentry.engine import Progress
+from sentry.engine.contract import Progress
 from sentry.engine.segments import FileRange, Segment, ShortReadError
 
 # Measured on two cores (benchmarks/RESULTS.md): blocks that stay in the second-level cache are read and hashed fastest.

@@ -260,6 +260,8 @@ def _check_resources(manifest: Manifest) -> None:
         for path, shards in files.items():
             _check_shards_cover(path, shards, manifest.shard_bytes)
     for resource in manifest.resources:
+        if resource.start and resource.header_sha256 is not None:
+            raise FormatError(f"{resource.name!r} has a header digest, and does not begin with the header")
         if resource.end is not None and resource.nbytes not in {None, resource.end - resource.start}:
             raise FormatError(f"the size of {resource.name!r} is not that of its range")
 
