@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import mmap
 import os
 import sys
 import time
@@ -59,8 +60,8 @@ def _hash(new: Callable[[], _State], memory: memoryview, _path: str, nbytes: int
 
 
 def _read(path: str, nbytes: int) -> None:
-    # Buffers are a thread's own; one of the engine's block size stays in the cache.
-    buffer = memoryview(bytearray(min(nbytes, MIB)))
+    # Buffers are a thread's own; one of the engine's block size stays in the cache, and starts on a page.
+    buffer = memoryview(mmap.mmap(-1, MIB))[:nbytes]
     descriptor = os.open(path, os.O_RDONLY)
     offset = 0
     while offset < nbytes:
