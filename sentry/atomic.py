@@ -29,10 +29,11 @@ def read_limited(path: Path, *, max_bytes: int, what: str) -> tuple[bytes, os.st
     try:
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise UnavailableError(f"the {what} {escape(str(path))} is not a regular file")
         with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnavailableError(f"the {what} {escape(str(path))} is not a regular file")
             data = b"" if status.st_size > max_bytes else file.read(status.st_size + 1)
     except OSError as error:
         raise unavailable(error, f"cannot read the {what} {escape(str(path))}") from None
@@ -54,8 +55,10 @@ def write_atomic(path: Path, parts: Iterable[bytes], *, what: str, mode: int = 0
     Raises:
         UnavailableError: Full disk, no permission, no such directory, or the file exists and may not be replaced.
     """
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise UnavailableError(f"cannot write the {what} {escape(str(path))}: it is not a regular file")
     # A new file gets its name at once, which fails if the name is taken; a replaced one when it is complete.
-    target = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp") if replace else path
+    target = path.with_name(f".sentry.{secrets.token_hex(8)}.tmp") if replace else path
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     except OSError as error:

@@ -88,7 +88,7 @@ class Comparison:
         missing: list[str] = []
         reasons: set[str] = set()
         try:
-            for path, result in map_files(self._tree, sizes, engine, check):
+            for path, result in map_files(self._tree, sizes, engine, check, listed=present):
                 if isinstance(result, ChangedError):
                     (changed if path in present else missing).append(path)
                     reasons.add(str(result))

@@ -19,7 +19,7 @@ from sentry.engine.contract import Engine, Progress
 from sentry.engine.segments import FileRange, ShortReadError
 from sentry.errors import SentryError
 from sentry.formats.manifest import SINGLE_FILE
-from sentry.tree import NotAFileError, Tree, stamp_of
+from sentry.tree import Entry, NotAFileError, Tree, stamp_of
 
 # Above this a file is a task of its own; below, opening it costs about as much as hashing it.
 LARGE_BYTES = 1024 * 1024
@@ -89,14 +89,22 @@ def safetensors_header_sha256(engine: Engine, file: OpenFile) -> bytes | None:
     """Return the SHA-256 of a safetensors file's length field and header; None for what cannot be such a file."""
     if file.nbytes < 8:
         return None
-    (header_bytes,) = struct.unpack("<Q", os.pread(file.descriptor, 8, 0))
+    length = os.pread(file.descriptor, 8, 0)
+    if len(length) < 8:
+        raise ShortReadError("a file became shorter while it was read")
+    (header_bytes,) = struct.unpack("<Q", length)
     if header_bytes > min(file.nbytes - 8, MAX_SAFETENSORS_HEADER):
         return None
     return file.digest_range(engine, ["sha256"], 0, 8 + header_bytes)["sha256"]
 
 
 def map_files(
-    tree: Tree, entries: Mapping[str, int], engine: Engine, work: Work[Result]
+    tree: Tree,
+    entries: Mapping[str, int],
+    engine: Engine,
+    work: Work[Result],
+    *,
+    listed: Mapping[str, Entry],
 ) -> Iterator[tuple[str, Result | ChangedError]]:
     """Do some work on every file, several at a time, in no particular order.
 
@@ -105,6 +113,7 @@ def map_files(
         entries: Path to expected size in bytes, which only decides how the work is divided.
         engine: Its threads are shared between the files that are worked on at once.
         work: Called with an engine for one stream and the open file, in any thread.
+        listed: The files as the tree listed them; one that is another by the time it is opened counts as changed.
 
     Yields:
         Path and result; the result is a `ChangedError` for a file that is gone, or changed while it was worked on.
@@ -121,7 +130,7 @@ def map_files(
     stop = threading.Event()
     with ThreadPoolExecutor(streams, thread_name_prefix="sentry-file") as pool:
         try:
-            futures = [pool.submit(_work_on_batch, tree, batch, shared, work, stop) for batch in tasks]
+            futures = [pool.submit(_work_on_batch, tree, batch, shared, work, (listed, stop)) for batch in tasks]
             for future in as_completed(futures):
                 yield from future.result()
         finally:
@@ -142,9 +151,14 @@ def _batches(paths: Iterable[str]) -> Iterator[Batch]:
 
 
 def _work_on_batch(
-    tree: Tree, batch: Batch, engine: Engine, work: Work[Result], stop: threading.Event
+    tree: Tree,
+    batch: Batch,
+    engine: Engine,
+    work: Work[Result],
+    context: tuple[Mapping[str, Entry], threading.Event],
 ) -> list[tuple[str, Result | ChangedError]]:
     parent, paths = batch
+    listed, stop = context
     results: list[tuple[str, Result | ChangedError]] = []
 
     def on_open_file(path: str, descriptor: int, nbytes: int) -> Result:
@@ -153,17 +167,22 @@ def _work_on_batch(
 
     try:
         with tree.directory(parent) as directory:
-            results.extend((path, _work_on_file(tree, path, directory, on_open_file)) for path in paths)
+            results.extend(
+                (path, _work_on_file(tree, path, directory, on_open_file, listed.get(path))) for path in paths
+            )
     except (FileNotFoundError, NotAFileError):
         results += [(path, ChangedError("it is gone")) for path in paths[len(results) :]]
     return results
 
 
 def _work_on_file(
-    tree: Tree, path: str, directory: int, work: Callable[[str, int, int], Result]
+    tree: Tree, path: str, directory: int, work: Callable[[str, int, int], Result], listed: Entry | None
 ) -> Result | ChangedError:
     try:
         with tree.file(path.rpartition("/")[2], directory) as (descriptor, entry):
+            # A directory renamed away and back leaves no trace in the listings: the opened file must be the listed one.
+            if listed is not None and entry.stamp != listed.stamp:
+                return ChangedError("it changed while it was read")
             result = work(path, descriptor, entry.nbytes)
             if stamp_of(descriptor) != entry.stamp:
                 return ChangedError("it changed while it was read")

@@ -41,8 +41,10 @@ def inside_model(model: Path, path: AnyPath) -> str | None:
 
     The path's own last component may be a link: it is the name that counts. Links above it are resolved.
     """
-    parent, name = os.path.split(os.path.abspath(path))
-    relative = os.path.relpath(os.path.join(os.path.realpath(parent), name), os.path.realpath(model))
+    parent, name = os.path.split(os.fspath(path).rstrip("/"))
+    # Links are resolved before `..` is: by the text alone, `link/../x` would be another file.
+    place = os.path.realpath(path) if name in {"", ".", ".."} else os.path.join(os.path.realpath(parent), name)
+    relative = os.path.relpath(place, os.path.realpath(model))
     if relative in {".", ".."} or relative.startswith("../"):
         return None
     return relative

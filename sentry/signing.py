@@ -99,9 +99,9 @@ def build_manifest(
         ignored = relative_to_model(tree.path, ignore)
         if tree.is_directory:
             ignored = sorted({*GIT_PATHS, SIGNATURE_NAME, *ignored})
-            if keep_out is not None and lies_in(keep_out, tree.path):
-                raise RefusedError("the private key lies inside the model", hint="move it out: models get published")
         listing = tree.list(ignored)
+        if keep_out is not None and (lies_in(keep_out, tree.path) or listing.has_file(keep_out)):
+            raise RefusedError("the private key lies inside the model", hint="move it out: models get published")
         _refuse_what_cannot_be_signed(listing, shard_bytes)
         resources = _hash_files(tree, listing, chosen, _Worker(SIGN_CHOICES[hash], shard_bytes, progress))
         if not listing.same_as(tree.list(ignored)):
@@ -169,7 +169,7 @@ def _hash_files(tree: Tree, listing: Listing, engine: Engine, worker: _Worker) -
     sizes = {path: entry.nbytes for path, entry in listing.files.items()}
     resources: list[Resource] = []
     try:
-        for path, result in map_files(tree, sizes, engine, worker):
+        for path, result in map_files(tree, sizes, engine, worker, listed=listing.files):
             if isinstance(result, ChangedError):
                 raise RefusedError(f"{escape(path)}: {result}", hint=_TRY_AGAIN)
             resources += result

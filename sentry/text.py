@@ -7,6 +7,10 @@ import unicodedata
 
 # Control, format (bidirectional overrides, zero-width), surrogate, private, unassigned; line and paragraph separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# Characters of other categories that show nothing: fillers, the blank Braille pattern, variation selectors.
+_BLANK = frozenset(
+    (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800, 0x3164, *range(0xFE00, 0xFE10), 0xFFA0)
+)
 
 
 def escape(text: str) -> str:
@@ -22,7 +26,9 @@ def escape(text: str) -> str:
 def _escape_character(character: str) -> str:
     if character == "\\":
         return "\\\\"
-    if unicodedata.category(character) in _HIDDEN or (character.isspace() and character != " "):
+    code = ord(character)
+    blank = code in _BLANK or 0xE0100 <= code <= 0xE01EF  # (the supplementary variation selectors)
+    if blank or unicodedata.category(character) in _HIDDEN or (character.isspace() and character != " "):
         return character.encode("unicode_escape").decode("ascii")
     return character
 

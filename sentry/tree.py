@@ -12,13 +12,14 @@ import errno
 import os
 import stat
 import struct
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from sentry.atomic import unavailable
-from sentry.errors import RefusedError
+from sentry.errors import RefusedError, UnavailableError
 from sentry.formats.manifest import MAX_DEPTH, SINGLE_FILE
 from sentry.text import escape
 
@@ -66,6 +67,15 @@ class Listing:
     ignored: list[str] = field(default_factory=list)
     irregular: dict[str, str] = field(default_factory=dict)
 
+    def has_file(self, path: Path) -> bool:
+        """Say whether one of the files is this very file, under whatever name."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        identity = struct.pack("=QQ", status.st_dev, status.st_ino)
+        return any(entry.stamp.startswith(identity) for entry in self.files.values())
+
     def same_as(self, other: Listing) -> bool:
         """Say whether nothing that counts was added, removed, replaced or rewritten between two listings."""
         return self.files == other.files and self.irregular == other.irregular
@@ -84,6 +94,10 @@ class Tree:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if sys.getfilesystemencoding() != "utf-8":
+            raise UnavailableError(
+                "file names are not read as UTF-8 in this locale", hint="set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+            )
         try:
             kind = stat.S_IFMT(os.lstat(path).st_mode)
             if kind in _KINDS:

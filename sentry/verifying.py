@@ -109,9 +109,10 @@ def verify_path(
 def _as_sequence(signature: AnyPath | Bundle | Sequence[AnyPath | Bundle]) -> list[AnyPath | Bundle]:
     if isinstance(signature, (str, os.PathLike, Bundle)):
         return [signature]
-    if not signature:
+    signatures = list(signature)
+    if not signatures:
         raise SignatureError("there is no signature")
-    return list(signature)
+    return signatures
 
 
 @contextmanager

@@ -78,11 +78,12 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     code = main()
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        # What could not be written has been reported; the interpreter must not fail over it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = code or 3
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            # What could not be written has been reported; the interpreter must not fail over it once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            code = code or 3
     sys.exit(code)

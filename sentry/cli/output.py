@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +52,11 @@ class KeyUsageError(click.UsageError):
 
 def report(exit_code: int, message: str, hint: str | None) -> int:
     """Write the error, and the hint if there is one, a line each, and return the exit code."""
-    click.echo(f"sentry: error: {visible(message)}", err=True)
-    if hint:
-        click.echo(f"sentry: hint: {visible(hint)}", err=True)
+    # Whether anybody can read it or not, the exit code is the answer.
+    with suppress(OSError):
+        click.echo(f"sentry: error: {visible(message)}", err=True)
+        if hint:
+            click.echo(f"sentry: hint: {visible(hint)}", err=True)
     return exit_code
 
 
@@ -71,7 +73,7 @@ def print_table(rows: Iterable[tuple[str, str]]) -> None:
         click.echo(f"{title:<{width}}  {text}")
 
 
-def print_names(title: str, names: Iterable[str], *, limit: int = 20) -> None:
+def print_names(title: str, names: Iterable[str], *, limit: int | None = 20) -> None:
     """Write a list of untrusted names under a title, the first few of many."""
     names = list(names)
     if not names:
@@ -79,7 +81,7 @@ def print_names(title: str, names: Iterable[str], *, limit: int = 20) -> None:
     click.echo(f"{title} ({len(names)}):")
     for name in names[:limit]:
         click.echo(f"  {escape(name)}")
-    if len(names) > limit:
+    if limit is not None and len(names) > limit:
         click.echo(f"  and {len(names) - limit} more")
 
 

@@ -74,7 +74,7 @@ def command(
     signer = load_signer(key, password_file, insecure_key_mode=insecure_key_mode)
     target = signature or default_signature_path(path)
     if os.path.lexists(path):
-        _check_target(target)
+        _check_target(path, target)
     inside = (target,) if inside_model(path, target) is not None else ()
     with progress_bar("signing", path) as progress:
         manifest = build_manifest(
@@ -119,11 +119,15 @@ def command(
     )
 
 
-def _check_target(target: Path) -> None:
+def _check_target(path: Path, target: Path) -> None:
     """Notice before the hashing what would make writing the signature fail, or destroy something else."""
     if not target.parent.is_dir():
         raise UnavailableError(f"cannot write the signature: there is no directory {escape(str(target.parent))}")
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
+        raise UnavailableError(f"cannot write the signature: {escape(str(target))} is not a regular file")
     if target.is_file():
+        if path.is_file() and os.path.samefile(target, path):
+            raise RefusedError("the signature would replace the model")
         with target.open("rb") as file:
             if BUNDLE_MARK not in file.read(512):
                 raise RefusedError(f"{escape(str(target))} exists, and is not a signature")

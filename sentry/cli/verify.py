@@ -111,4 +111,4 @@ def _print(verification: Verification) -> None:
         ("time", f"{verification.seconds:.2f} s{rate}"),
     ]
     print_table(rows)
-    print_names("not covered by the signature", verification.not_covered)
+    print_names("not covered by the signature", verification.not_covered, limit=None)

@@ -19,6 +19,8 @@ from sentry.formats.strict_json import Reader
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 # A payload of the largest size in base64, and room for the rest.
 MAX_BUNDLE_BYTES = 192 * 1024 * 1024
+# Arrays, objects and commas: log entries and certificates take a few hundred, and base64 has none of them.
+MAX_BUNDLE_TOKENS = 20_000
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class BundleContent:
         Raises:
             FormatError: For anything that is not exactly such a bundle.
         """
+        # Nothing is signed yet: a file of brackets would take a hundred times its size in memory.
+        if sum(map(data.count, (b"[", b"{", b","))) > MAX_BUNDLE_TOKENS:
+            raise FormatError("the bundle has more values than any bundle needs")
         value = strict_json.loads(data, what="bundle", max_bytes=MAX_BUNDLE_BYTES)
         reader = Reader(value, "the bundle")
         reader.constant("mediaType", MEDIA_TYPE)

@@ -71,7 +71,7 @@ class KeySigner:
             UnavailableError: It cannot be read, or the password is missing (`PasswordRequiredError`) or wrong.
             FormatError: It is not a private key of a supported kind.
         """
-        source = Path(path)
+        source = Path(os.path.abspath(path))
         data, status = read_limited(source, max_bytes=MAX_KEY_BYTES, what="private key")
         if not insecure_key_mode and others_can_read(status.st_mode) and not _on_secret_mount(source, status):
             raise RefusedError(
@@ -111,7 +111,7 @@ class KeyTrust:
             UnavailableError: It cannot be read.
             FormatError: It is not a public key of a supported kind.
         """
-        source = Path(path)
+        source = Path(os.path.abspath(path))
         data, _ = read_limited(source, max_bytes=MAX_KEY_BYTES, what="public key")
         if b"PRIVATE KEY-----" in data:
             raise FormatError(
