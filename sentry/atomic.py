@@ -55,7 +55,7 @@ def write_atomic(path: Path, parts: Iterable[bytes], *, what: str, mode: int = 0
     Raises:
         UnavailableError: Full disk, no permission, no such directory, or the file exists and may not be replaced.
     """
-    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+    if replace and os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
         raise UnavailableError(f"cannot write the {what} {escape(str(path))}: it is not a regular file")
     # A new file gets its name at once, which fails if the name is taken; a replaced one when it is complete.
     target = path.with_name(f".sentry.{secrets.token_hex(8)}.tmp") if replace else path

@@ -72,13 +72,13 @@ WHILE_READING: dict[str, tuple[Action, str]] = {
     "a file still to be read goes": (lambda m: (m / "config.json").unlink(), "it is gone"),
     "a file still to be read becomes a pipe": (fifo_for_file, "it is not a regular file any more"),
     "a directory still to be read becomes a link": (swap_for_link, "it is gone"),
-    "a file is added": (lambda m: write_files(m, {"sub/added": b""}), "the model changed while it was"),
-    "a link is added": (lambda m: (m / "added").symlink_to("sub"), "the model changed while it was"),
+    "a file is added": (lambda m: write_files(m, {"sub/added": b""}), "changed while it was"),
+    "a link is added": (lambda m: (m / "added").symlink_to("sub"), "changed while it was"),
     "a file is replaced by a copy": (
         lambda m: os.replace(shutil.copy(m / "config.json", m.parent / "copy"), m / "config.json"),
-        "the model changed while it was",
+        "changed while it was",
     ),
-    "a file's mode changes": (lambda m: (m / "config.json").chmod(0o777), "the model changed while it was"),
+    "a file's mode changes": (lambda m: (m / "config.json").chmod(0o777), "changed while it was"),
 }
 
 

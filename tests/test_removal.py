@@ -95,7 +95,9 @@ def trust_lies_in_the_model(scene: Scene) -> None:
 
 
 def private_key_lies_in_the_model(scene: Scene) -> None:
-    key = Path(shutil.copy(scene.pair.private, scene.model / "key.pem"))
+    # In an ignored place, where no listing shows it.
+    (scene.model / ".git").mkdir()
+    key = Path(shutil.copy(scene.pair.private, scene.model / ".git" / "key.pem"))
     key.chmod(0o600)
     sentry.sign_path(scene.model, KeySigner.from_file(key))
 

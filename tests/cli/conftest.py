@@ -100,7 +100,8 @@ Runner = Callable[..., Outcome]
 def words(*arguments: str | bytes | Path, through: tuple[str, ...] = ()) -> list[str | bytes | Path]:
     """Return the command as the operating system gets it."""
     wrapper = [sys.executable, "-c", *through] if through else []
-    return [*wrapper, sys.executable, "-m", "sentry", *arguments]
+    # -B: where files may not grow, a compiled module would be left behind cut short, for everybody after.
+    return [*wrapper, sys.executable, "-B", "-m", "sentry", *arguments]
 
 
 def environment(extra: Mapping[str, str | bytes] | None) -> dict[bytes, bytes]:

@@ -19,7 +19,7 @@ from sentry.formats.manifest import Manifest, Resource
 from sentry.formats.oms import encode_manifest
 
 WITHOUT_STREAM = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
-MODULE = (sys.executable, "-m", "sentry")
+MODULE = (sys.executable, "-B", "-m", "sentry")
 
 
 # ---------------------------------------------------------------------------------------------------------- full disks
