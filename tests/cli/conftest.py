@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -93,6 +94,10 @@ class Running:
                 self.said += block
         return self.process.wait(timeout=60)
 
+
+# A shell's background job ignores Ctrl-C, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Runner = Callable[..., Outcome]
 
