@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,7 +140,13 @@ def test_progress_is_told_of_files_beside_memory_of_the_engine(engine: Engine, p
 
 def test_memory_of_a_gpu_is_out_of_the_cpus_reach() -> None:
     segment = DeviceBytes(4096, 10, 0)
-    for attempt in (CpuEngine().digests, lambda name, items: CpuEngine().plan(name, items).run()):
+    attempts: list[Callable[[], object]] = [
+        lambda: CpuEngine().digest(["blake3"], [HostBytes(b"abc"), segment]),
+        lambda: CpuEngine().digests("blake3", [segment]),
+        lambda: CpuEngine().plan("blake3", [segment]).run(),
+        lambda: CpuEngine().subtrees(segment, 1),
+    ]
+    for attempt in attempts:
         with pytest.raises(EngineError, match=r"^the bytes are in a GPU's memory$") as caught:
-            attempt("blake3", [segment])
+            attempt()
         assert caught.value.hint == "use engine='cuda', or move them to the host"
