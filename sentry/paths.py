@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sentry.text import escape
@@ -13,6 +13,9 @@ AnyPath = str | os.PathLike[str]
 
 # Where a directory's signature lies unless the caller says otherwise; recorded as ignored in every signature.
 SIGNATURE_NAME = "model.sig"
+
+# Linux gives up on a path after as many.
+MAX_LINKS = 40
 
 
 def default_signature_path(path: AnyPath) -> Path:
@@ -51,5 +54,25 @@ def inside_model(model: Path, path: AnyPath) -> str | None:
 
 
 def lies_in(path: Path, model: Path) -> bool:
-    """Say whether a file lies in a directory, by the name it was given or by what that name leads to."""
-    return inside_model(model, path) is not None or inside_model(model, os.path.realpath(path)) is not None
+    """Say whether a file lies in a directory, or is reached by way of it: a link there is its writers' choice."""
+    below = os.path.realpath(model).rstrip("/") + "/"
+    return any(place.startswith(below) for place in _places_on_the_way(path))
+
+
+def _places_on_the_way(path: Path) -> Iterator[str]:
+    """Yield every place that the system looks at when it opens a path; the directory of each is free of links."""
+    place, links = "/", 0
+    pending = os.path.join(os.getcwd(), path).split("/")[::-1]
+    while pending:
+        component = pending.pop()
+        if component in {"", "."}:
+            continue
+        if component == "..":
+            place = os.path.dirname(place)
+            continue
+        directory, place = place, os.path.join(place, component)
+        yield place
+        if os.path.islink(place) and links < MAX_LINKS:
+            links += 1
+            pending += os.readlink(place).split("/")[::-1]
+            place = "/" if pending[-1] == "" else directory

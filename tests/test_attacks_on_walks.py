@@ -14,6 +14,7 @@ from support import KeyPair
 import sentry
 from sentry.cli import main
 from sentry.formats.bundle import MAX_BUNDLE_TOKENS
+from sentry.paths import lies_in
 
 LARGE = 3 * 1024 * 1024
 
@@ -113,6 +114,32 @@ def test_a_key_given_by_a_relative_name_is_still_found_inside_the_model(
     monkeypatch.chdir(model.parent)
     with pytest.raises(sentry.TrustError, match="lies inside the model"):
         sentry.verify_path(model, bundle, trust)
+
+
+@pytest.mark.parametrize("hop", ["file", "directory", "relative"])
+def test_a_key_reached_by_way_of_the_model_is_refused(pair: KeyPair, model: Path, hop: str) -> None:
+    """Whoever writes the model could point a link in it at a key of their own; both ends of the way lie outside."""
+    bundle = sentry.sign_path(model, pair.signer, ignore=[model / "sub"])
+    outside, key = model.parent / "outside.pem", model.parent / "public.pem"
+    key.write_bytes(pair.public.read_bytes())
+    if hop == "file":
+        (model / "sub" / "link").symlink_to(key)
+        outside.symlink_to(model / "sub" / "link")
+    elif hop == "directory":
+        (model / "sub" / "link").symlink_to(model.parent)
+        outside.symlink_to(model / "sub" / "link" / "public.pem")
+    else:
+        (model / "sub" / "link").symlink_to("../../public.pem")
+        outside.symlink_to("model/sub/link")
+    with pytest.raises(sentry.TrustError, match="lies inside the model"):
+        sentry.verify_path(model, bundle, sentry.KeyTrust.from_file(outside))
+
+
+def test_links_that_lead_in_a_circle_end(tmp_path: Path) -> None:
+    """The way to a path ends where the system would give up."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert not lies_in(tmp_path / "a", tmp_path / "model")
 
 
 def test_a_dotted_path_through_a_link_does_not_hide_a_file(pair: KeyPair, model: Path) -> None:
