@@ -162,7 +162,8 @@ class Comparison:
 
     def _describe(self, path: str) -> str:
         kind = self._irregular.get(path)
-        return escape(path) if kind is None else f"{escape(path)} ({kind})"
+        name = escape(self._tree.path.name if path == SINGLE_FILE else path)
+        return name if kind is None else f"{name} ({kind})"
 
 
 def _files_in(tree: Tree, manifest: Manifest) -> Mapping[str, tuple[Resource, ...]]:

@@ -34,7 +34,8 @@ def relative_to_model(model: Path, paths: Iterable[AnyPath]) -> list[str]:
     for path in paths:
         relative = inside_model(model, path)
         if relative is None:
-            raise ValueError(f"the path to ignore lies outside the model: {escape(os.fspath(path))}")
+            what = "is the model" if os.path.realpath(path) == os.path.realpath(model) else "lies outside the model"
+            raise ValueError(f"the path to ignore {what}, seen from the current folder: {escape(os.fspath(path))}")
         inside.append(relative)
     return inside
 

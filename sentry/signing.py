@@ -62,7 +62,10 @@ def sign_path(
         RefusedError: The model must not be signed: empty, links, special files, names that collide, files that change.
         UnavailableError: Something could not be read.
         ValueError: An argument has no meaning.
+        TypeError: `signer` is none.
     """
+    if not isinstance(signer, Signer):
+        raise TypeError("signer is not a signer; KeySigner.from_file('private.pem') makes one")
     manifest = build_manifest(
         path,
         hash=hash,
@@ -153,7 +156,7 @@ def _check_arguments(hash_choice: str, shard_bytes: int | None) -> None:
 
 def _refuse_what_cannot_be_signed(listing: Listing, shard_bytes: int | None) -> None:
     for path, kind in sorted(listing.irregular.items()):
-        hint = "replace links by the files they lead to" if "link" in kind else None
+        hint = "sign a copy in which files stand in place of links: cp -rL" if "link" in kind else None
         raise RefusedError(f"'{escape(path)}' is {kind}, which cannot be signed", hint=hint)
     if not listing.files:
         raise RefusedError("there is nothing to sign: the model has no files")

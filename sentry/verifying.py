@@ -126,7 +126,10 @@ def _refusals_as_mismatches() -> Iterator[None]:
 
 def _refuse_trust_inside(tree: Tree, trust: Trust) -> None:
     if not isinstance(trust, Trust):
-        raise TrustError("no trust was given", hint="say whose signature counts: KeyTrust.from_file('public.pem')")
+        raise TrustError(
+            "no trust was given" + ("" if trust is None else f": {type(trust).__name__} is none"),
+            hint="say whose signature counts: KeyTrust.from_file('public.pem')",
+        )
     for source in trust.sources if tree.is_directory else ():
         if lies_in(source, tree.path):
             raise TrustError(
@@ -139,7 +142,10 @@ def _read(signature: AnyPath | Bundle) -> Bundle:
     if isinstance(signature, Bundle):
         return signature
     if not os.path.lexists(signature):
-        raise SignatureError(f"there is no signature {escape(os.fspath(signature))}")
+        raise SignatureError(
+            f"there is no signature {escape(os.fspath(signature))}",
+            hint="the signer makes it with `sentry sign`; --signature FILE says where else it lies",
+        )
     try:
         return Bundle.read(signature)
     except FormatError as error:

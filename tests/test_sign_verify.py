@@ -108,11 +108,11 @@ def test_a_hash_that_was_not_signed_is_never_replaced_by_another(
         (lambda m, p, _: sentry.sign_path(m, p.signer, shard_bytes=-1), "shard_bytes must be positive"),
         (lambda m, p, _: sentry.sign_path(m, p.signer, engine="cuda:1"), "there is no engine 'cuda:1'"),
         (lambda m, p, _: sentry.sign_path(m, p.signer, ignore=[m.parent / "x"]), "lies outside the model"),
-        (lambda m, p, _: sentry.sign_path(m, p.signer, ignore=[m]), "lies outside the model"),
+        (lambda m, p, _: sentry.sign_path(m, p.signer, ignore=[m]), "is the model"),
         (lambda m, p, b: sentry.verify_path(m, b, p.trust, hash="md5"), "there is no hash 'md5' to verify"),
         (lambda m, p, b: sentry.verify_path(m, b, p.trust, engine="gpu"), "there is no engine 'gpu'"),
         (lambda m, p, b: sentry.verify_path(m, b, p.trust, ignore=[m / ".."]), "lies outside the model"),
-        (lambda m, p, b: sentry.verify_path(m, b, p.trust, ignore=[m]), "lies outside the model"),
+        (lambda m, p, b: sentry.verify_path(m, b, p.trust, ignore=[m]), "is the model"),
     ],
 )
 def test_an_argument_without_a_meaning_is_a_value_error(
@@ -269,6 +269,21 @@ def test_what_is_no_trust_is_refused(pair: KeyPair, model: Path, trust: Any) -> 
     with pytest.raises(TrustError, match="no trust was given") as caught:
         sentry.verify_path(model, bundle, given)
     assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize("signer", [None, "private.pem", object(), "trust"])
+def test_what_is_no_signer_is_refused(pair: KeyPair, model: Path, signer: Any) -> None:
+    given: Any = pair.trust if signer == "trust" else signer
+    with pytest.raises(TypeError, match="signer is not a signer"):
+        sentry.sign_path(model, given)
+
+
+def test_a_single_file_that_changed_is_named_by_its_name(pair: KeyPair, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"good")
+    bundle = sentry.sign_path(tmp_path / "weights.bin", pair.signer)
+    (tmp_path / "weights.bin").write_bytes(b"evil")
+    with pytest.raises(MismatchError, match=r"changed: weights\.bin \(bytes differ\)"):
+        sentry.verify_path(tmp_path / "weights.bin", bundle, pair.trust)
 
 
 def test_what_cannot_be_read_is_unavailable(pair: KeyPair, model: Path, tmp_path: Path) -> None:

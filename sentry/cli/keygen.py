@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from sentry.atomic import write_atomic
 from sentry.cli.output import PATH, print_table, read_password
+from sentry.errors import UnavailableError
 from sentry.text import escape
 from sentry.trust import KEY_ALGORITHMS
 
@@ -27,6 +29,13 @@ def command(private_path: Path, public_path: Path, algorithm: str, password_file
     """
     from sentry.trust.keys import generate
 
+    if private_path == public_path:
+        raise click.UsageError("the two halves of the key go into two files")
+    for path in (private_path, public_path):
+        if os.path.lexists(path):
+            raise UnavailableError(
+                f"{escape(str(path))} exists, and keys are never overwritten", hint="name another file, or move it away"
+            )
     password = read_password(password_file) if password_file else None
     private, public = generate(algorithm, password=password)
     write_atomic(private_path, [private], what="private key", mode=0o600, replace=False)

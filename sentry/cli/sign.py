@@ -41,7 +41,12 @@ BUNDLE_MARK = b"application/vnd.dev.sigstore.bundle"
     type=click.IntRange(1, MAX_INTEGER),
     help="Sign ranges of N bytes instead of whole files; not for empty files.",
 )
-@click.option("--ignore", type=PATH, multiple=True, help="Leave this file or directory out. May be repeated.")
+@click.option(
+    "--ignore",
+    type=PATH,
+    multiple=True,
+    help="Leave this file or directory out; relative to the current folder, no patterns. May be repeated.",
+)
 @click.option("--name", help="Name of the artifact, signed along.")
 @click.option("--version", help="Version of the artifact, signed along.")
 @click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")
@@ -71,6 +76,8 @@ def command(
 
     started = time.perf_counter()
     check_ignored(path, ignore)
+    for missing in (item for item in ignore if not os.path.lexists(item)):
+        click.echo(f"sentry: note: there is no {escape(str(missing))} to leave out yet", err=True)
     signer = load_signer(key, password_file, insecure_key_mode=insecure_key_mode)
     target = signature or default_signature_path(path)
     if os.path.lexists(path):
@@ -123,6 +130,11 @@ def _check_target(path: Path, target: Path) -> None:
     """Notice before the hashing what would make writing the signature fail, or destroy something else."""
     if not target.parent.is_dir():
         raise UnavailableError(f"cannot write the signature: there is no directory {escape(str(target.parent))}")
+    if not os.access(target.parent, os.W_OK):
+        raise UnavailableError(
+            f"cannot write the signature {escape(str(target))}: Permission denied",
+            hint="--signature FILE puts it elsewhere",
+        )
     if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
         raise UnavailableError(f"cannot write the signature: {escape(str(target))} is not a regular file")
     if target.is_file():

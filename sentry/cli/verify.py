@@ -45,7 +45,12 @@ if TYPE_CHECKING:
     type=click.Choice(list(VERIFY_CHOICES)),
     help="What to recompute.  [default: blake3 where signed]",
 )
-@click.option("--ignore", type=PATH, multiple=True, help="Leave unsigned files at this path out. May be repeated.")
+@click.option(
+    "--ignore",
+    type=PATH,
+    multiple=True,
+    help="Leave unsigned files at this path out; relative to the current folder, no patterns. May be repeated.",
+)
 @click.option("--ignore-unsigned", is_flag=True, help="Accept files that the signature does not list.")
 @click.option("--insecure-legacy-v0.1", "insecure_legacy", is_flag=True, help="Accept signatures of model-signing 0.2.")
 @click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")

@@ -32,6 +32,7 @@ class Identity:
         return {"method": self.method, "name": self.name, "algorithm": self.algorithm}
 
 
+@runtime_checkable
 class Signer(Protocol):
     """Whoever can sign a payload."""
 

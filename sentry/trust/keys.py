@@ -35,6 +35,7 @@ _CURVES: dict[str, tuple[str, hashes.HashAlgorithm, ec.EllipticCurve]] = {
 ALGORITHMS = MappingProxyType({name: curve for name, _, curve in _CURVES.values()})
 # A P-521 key in PEM takes 400 bytes; the rest is for comments and parameters.
 MAX_KEY_BYTES = 64 * 1024
+_NO_PRIVATE_KEY = "not a private key in PEM"
 # OpenSSL's limit.
 MAX_PASSWORD_BYTES = 1023
 
@@ -73,10 +74,13 @@ class KeySigner:
         """
         source = Path(os.path.abspath(path))
         data, status = read_limited(source, max_bytes=MAX_KEY_BYTES, what="private key")
+        if b"PRIVATE KEY-----" not in data:
+            kind = "a public key; signing needs the private one" if b"PUBLIC KEY-----" in data else _NO_PRIVATE_KEY
+            raise FormatError(f"{escape(str(source))} is {kind}")
         if not insecure_key_mode and others_can_read(status.st_mode) and not _on_secret_mount(source, status):
             raise RefusedError(
                 f"other users can read the private key {escape(str(source))}",
-                hint=f"run: chmod 600 {escape(str(source))} (or, if that is impossible, pass --insecure-key-mode)",
+                hint=f"run: chmod 600 {escape(str(source))}; if that is impossible, --insecure-key-mode accepts it",
             )
         return cls(_load_private(data, password, source), source=source)
 
@@ -221,8 +225,6 @@ def _on_secret_mount(path: Path, status: os.stat_result) -> bool:
 
 
 def _load_private(data: bytes, password: str | bytes | None, source: Path) -> ec.EllipticCurvePrivateKey:
-    if b"PRIVATE KEY-----" not in data:
-        raise FormatError(f"{escape(str(source))} is not a private key in PEM")
     secret: bytes | None = None
     try:
         key = serialization.load_pem_private_key(data, None)
@@ -238,7 +240,7 @@ def _load_private(data: bytes, password: str | bytes | None, source: Path) -> ec
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise UnavailableError(f"the password does not open the private key {escape(str(source))}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise FormatError(f"{escape(str(source))} is not a private key in PEM") from None
+        raise FormatError(f"{escape(str(source))} is {_NO_PRIVATE_KEY}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise _unknown_type(source)
     return key

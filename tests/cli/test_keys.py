@@ -80,8 +80,7 @@ def test_keygen_does_not_follow_a_link_to_overwrite(cli: Any, pair: tuple[Any, .
 
 def test_keygen_does_not_write_both_keys_to_one_file(cli: Any, tmp_path: Path, tree_of: Any) -> None:
     outcome = cli("keygen", "--private", tmp_path / "one.pem", "--public", tmp_path / "one.pem")
-    outcome.refused(outcome.code, "one.pem")
-    assert outcome.code in {2, 3}
+    outcome.refused(2, "the two halves of the key go into two files")
     assert tree_of(tmp_path) == {}
 
 
@@ -219,7 +218,8 @@ def test_a_file_that_is_no_key_is_a_usage_error(cli: Any, signed: Path, tmp_path
 
 def test_the_wrong_half_of_a_key_pair_is_a_usage_error(cli: Any, signed: Path, keys: Path) -> None:
     cli("verify", signed, "--key", keys / "private.pem").refused(2, "is a private key", hint="openssl ec")
-    cli("sign", signed, "--key", keys / "public.pem", "--insecure-key-mode").refused(2, "not a private key")
+    sign = cli("sign", signed, "--key", keys / "public.pem")
+    sign.refused(2, "is a public key; signing needs the private one")
 
 
 @pytest.mark.parametrize("verb", ["sign", "verify"])

@@ -75,6 +75,12 @@ def test_a_signature_outside_the_model_leaves_it_as_it_was(
     cli("verify", model, "--key", keys / "public.pem", "--signature", tmp_path / "out.sig").succeeded()
 
 
+def test_a_path_to_leave_out_that_is_not_there_is_said(cli: Any, model: Path, private: Path) -> None:
+    outcome = cli("sign", model, "--key", private, "--ignore", model / "*.txt")
+    assert outcome.code == 0
+    assert outcome.err == f"sentry: note: there is no {model}/*.txt to leave out yet\n"
+
+
 def test_a_signature_for_a_directory_that_is_missing_is_not_written(
     cli: Any, model: Path, private: Path, tmp_path: Path
 ) -> None:
@@ -90,7 +96,9 @@ def test_ignoring_something_outside_the_model_is_a_usage_error(
 ) -> None:
     key = keys / ("private.pem" if verb == "sign" else "public.pem")
     before = (signed / "model.sig").read_bytes()
-    cli(verb, "model", "--key", key, "--ignore", ignored, cwd=tmp_path).refused(2, "outside the model")
+    cli(verb, "model", "--key", key, "--ignore", ignored, cwd=tmp_path).refused(
+        2, "is the model" if ignored == "model" else "outside the model", "seen from the current folder"
+    )
     assert (signed / "model.sig").read_bytes() == before
 
 

@@ -160,7 +160,8 @@ def test_a_read_only_model_is_left_as_it_was(unprivileged: Any, model: Path, pri
     before = tree_of(model)
     model.chmod(0o500)
     try:
-        unprivileged("sign", model, "--key", private).refused(3, "cannot write", "Permission denied")
+        outcome = unprivileged("sign", model, "--key", private)
+        outcome.refused(3, "cannot write", "Permission denied", hint="--signature")
     finally:
         model.chmod(0o700)
     assert tree_of(model) == before
