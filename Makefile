@@ -8,10 +8,10 @@ MODEL := .cache/all-MiniLM-L6-v2
 demo: .venv/.ready $(MODEL)/model.safetensors  ## sign, verify and tamper with a real model
 	$(BIN)/python scripts/demo.py $(MODEL)
 
-test: lint .venv-peer/.ready  ## everything that CI runs
+test: lint .venv/.torch .venv-peer/.ready  ## everything that CI runs
 	$(BIN)/python -m pytest -n auto
 
-test-slow: .venv/.ready .venv-peer/.ready  ## the long campaigns in full
+test-slow: .venv/.torch .venv-peer/.ready  ## the long campaigns in full
 	$(BIN)/python -m pytest -n auto --slow
 
 lint: .venv/.ready  ## style and types
@@ -32,7 +32,7 @@ docs: .venv/.ready  ## write the generated part of docs/cli.md
 
 pins:  ## renew requirements/*.txt; needs pip-tools
 	pip-compile --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
-	  --upgrade -o requirements/dev.txt pyproject.toml requirements/dev.in
+	  --upgrade --extra cuda -o requirements/dev.txt pyproject.toml requirements/dev.in
 	pip-compile --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
 	  --upgrade -o requirements/peer.txt requirements/peer.in
 
@@ -43,6 +43,10 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/.torch: .venv/.ready requirements/torch.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
 	touch $@
 
 .venv-peer/.ready: requirements/peer.txt

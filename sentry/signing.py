@@ -52,7 +52,7 @@ def sign_path(
         shard_bytes: Sign ranges of at most this many bytes instead of whole files.
         name: Name to sign along; a verifier never takes it from the directory.
         version: Version to sign along.
-        engine: Where to hash: `auto` or `cpu`.
+        engine: Where to hash: `auto`, `cpu`, `cuda`, or `cuda:N` for one GPU of several.
         progress: Called with the number of bytes hashed since the last call, from any thread.
 
     Returns:

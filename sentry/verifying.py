@@ -55,7 +55,7 @@ def verify_path(
             the signature lists are verified all the same.
         ignore_unsigned: Accept files that the signature does not list; they are reported as not covered.
         insecure_legacy: Accept signatures of model-signing 0.2 as well.
-        engine: Where to hash: `auto` or `cpu`.
+        engine: Where to hash: `auto`, `cpu`, `cuda`, or `cuda:N` for one GPU of several.
         progress: Called with the number of bytes hashed since the last call, from any thread.
 
     Returns:
@@ -101,7 +101,7 @@ def verify_path(
         not_covered=comparison.not_covered(),
         unchecked_hashes=tuple(name for name in manifest.hashes() if name not in hashes),
         engine=chosen.engine.name,
-        engine_reason=chosen.reason,
+        engine_reason=chosen.explain(hashes),
         seconds=time.perf_counter() - started,
     )
 

@@ -139,7 +139,7 @@ class Watched:
 
 def watch(monkeypatch: pytest.MonkeyPatch, **before: Any) -> None:
     """Replace the hashes by watched ones, by name."""
-    monkeypatch.setattr(cpu, "_new_state", lambda name, *, parallel: Watched(before[name]))  # noqa: ARG005
+    monkeypatch.setattr(cpu, "new_state", lambda name, *, parallel: Watched(before[name]))  # noqa: ARG005
 
 
 @pytest.mark.timeout(60)
@@ -265,7 +265,7 @@ def test_the_engine_that_was_asked_for_is_taken_and_says_why(name: str) -> None:
     assert (choice.engine.name, bool(choice.reason)) == ("cpu", True)
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "cuda", "CPU", "cpu "])
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:x", "cuda:0001", "CPU", "cpu "])
 def test_an_unknown_engine_is_never_replaced_by_a_known_one(name: str) -> None:
     with pytest.raises(ValueError, match="there is no engine"):
         engines.choose(name)

@@ -31,15 +31,17 @@ LAYERS = [
             "sentry.paths",
         ),
     ),
-    (3, ("sentry.verification", "sentry.comparison", "sentry.signing", "sentry.verifying")),
+    (3, ("sentry.verification", "sentry.comparison", "sentry.signing", "sentry.verifying", "sentry.doctor")),
     (5, ("sentry.cli", "sentry.__main__")),
 ]
 PURE_FORMATS = {
     "__future__",
+    "array",
     "base64",
     "binascii",
     "collections",
     "dataclasses",
+    "enum",
     "functools",
     "hashlib",
     "itertools",
@@ -49,10 +51,22 @@ PURE_FORMATS = {
     "posixpath",
     "re",
     "struct",
+    "sys",
     "types",
     "typing",
     "unicodedata",
     "sentry",
+}
+# Modules that are made of numpy, and are themselves imported late.
+OVER_NUMPY = {
+    "sentry.engine.blake3_numpy",
+    "sentry.engine.cuda",
+    "sentry.engine.cuda_plan",
+    "sentry.engine.gpu",
+    "sentry.engine.gpu_stream",
+    "sentry.engine.schedule",
+    "sentry.engine.schedules",
+    "sentry.engine.torch_tables",
 }
 HEAVY = {"numpy", "torch", "cuda", "sigstore", "transformers", "datasets", "vllm", "safetensors", "rich"}
 # What each third-party package is for, and the only places that may know it.
@@ -93,6 +107,10 @@ def imports(tree: ast.AST, *, late: bool = True) -> Iterator[str]:
             yield from imports(node, late=late)
 
 
+def is_name(node: ast.Attribute, name: str) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == name
+
+
 def layer_of(name: str) -> int:
     if name == "sentry":
         return 5
@@ -125,11 +143,16 @@ def test_formats_are_pure(name: str) -> None:
     assert {module.split(".")[0] for module in imports(MODULES[name])} <= PURE_FORMATS
     calls = {ast.unparse(node.func) for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)}
     assert calls.isdisjoint({"open", "print", "input", "eval", "exec", "__import__"})
+    of_sys = {node.attr for node in ast.walk(MODULES[name]) if isinstance(node, ast.Attribute) and is_name(node, "sys")}
+    assert of_sys <= {"byteorder"}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_heavy_packages_are_imported_only_inside_functions(name: str) -> None:
-    assert {module.split(".")[0] for module in imports(MODULES[name], late=False)}.isdisjoint(HEAVY)
+    early = set(imports(MODULES[name], late=False))
+    allowed = {"numpy"} if name in OVER_NUMPY else set()
+    assert {module.split(".")[0] for module in early} & HEAVY <= allowed
+    assert name in OVER_NUMPY or early.isdisjoint(OVER_NUMPY)
 
 
 @pytest.mark.parametrize("package", HOMES)
@@ -139,23 +162,31 @@ def test_every_third_party_package_has_its_home(package: str) -> None:
     assert all(name.startswith(HOMES[package]) for name in users)
 
 
+# Where the kernel cache lies, and what cuFile is told; never anything that decides what verifies.
+ENVIRONMENT = {"sentry.engine.nvrtc": {"os.environ"}, "sentry.doctor": {"os.environ"}}
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("sentry.cli")])
 def test_the_library_neither_prints_nor_exits_nor_reads_arguments(name: str) -> None:
     calls = {ast.unparse(node.func) for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)}
     uses = {ast.unparse(node) for node in ast.walk(MODULES[name]) if isinstance(node, ast.Attribute)}
     assert calls.isdisjoint({"print", "exit", "quit", "input", "sys.exit", "os._exit", "warnings.warn"})
-    assert uses.isdisjoint({"sys.argv", "sys.stdout", "sys.stderr", "os.environ"})
+    assert uses.isdisjoint({"sys.argv", "sys.stdout", "sys.stderr", "os.environ"} - ENVIRONMENT.get(name, set()))
 
 
 # Page-aligned blocks to read into.
 ANONYMOUS_MEMORY = {"sentry.engine.cpu": {"mmap"}}
+# Page-locked memory, which the driver hands out as an address.
+RAW_MEMORY = {"sentry.engine.gpu": {"ctypes"}}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_nothing_maps_files_or_loads_code(name: str) -> None:
     used = {module.split(".")[0] for module in imports(MODULES[name])}
     assert used.isdisjoint(
-        {"pickle", "marshal", "shelve", "random", "ctypes"} | ({"mmap"} - ANONYMOUS_MEMORY.get(name, set()))
+        {"pickle", "marshal", "shelve", "random"}
+        | ({"mmap"} - ANONYMOUS_MEMORY.get(name, set()))
+        | ({"ctypes"} - RAW_MEMORY.get(name, set()))
     )
 
 

@@ -106,7 +106,7 @@ def test_a_hash_that_was_not_signed_is_never_replaced_by_another(
         (lambda m, p, _: sentry.sign_path(m, p.signer, hash="both"), "there is no hash 'both' to sign with"),
         (lambda m, p, _: sentry.sign_path(m, p.signer, shard_bytes=0), "shard_bytes must be positive"),
         (lambda m, p, _: sentry.sign_path(m, p.signer, shard_bytes=-1), "shard_bytes must be positive"),
-        (lambda m, p, _: sentry.sign_path(m, p.signer, engine="cuda:1"), "there is no engine 'cuda:1'"),
+        (lambda m, p, _: sentry.sign_path(m, p.signer, engine="gpu"), "there is no engine 'gpu'"),
         (lambda m, p, _: sentry.sign_path(m, p.signer, ignore=[m.parent / "x"]), "lies outside the model"),
         (lambda m, p, _: sentry.sign_path(m, p.signer, ignore=[m]), "is the model"),
         (lambda m, p, b: sentry.verify_path(m, b, p.trust, hash="md5"), "there is no hash 'md5' to verify"),

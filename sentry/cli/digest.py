@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from sentry.cli.output import PATH, print_json, progress_bar
-from sentry.engine import CHOICES
+from sentry.cli.output import PATH, engine_option, print_json, progress_bar
 from sentry.formats.digest import DEFAULT_SIGN_CHOICE, SIGN_CHOICES
 from sentry.formats.manifest import SINGLE_FILE
 from sentry.text import escape
@@ -24,7 +23,7 @@ from sentry.text import escape
     show_default=True,
     help="What to compute.",
 )
-@click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Write the digests as JSON.")
 def command(path: Path, hash_choice: str, engine: str, as_json: bool) -> None:
     """Print one `HEX  NAME` line per file and hash, of the files that `sentry sign PATH` would sign.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sentry.engine import is_engine
 from sentry.errors import FormatError, UnavailableError
 from sentry.text import escape, visible
 
@@ -40,6 +41,21 @@ class PathType(click.Path):
 
 
 PATH = PathType()
+
+
+def _engine_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not is_engine(value):
+        raise click.BadParameter(f"there is no engine {value!r}: auto, cpu, cuda, or cuda:N")
+    return value
+
+
+engine_option = click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    callback=_engine_name,
+    help="Where to hash: auto, cpu, cuda, or cuda:N.",
+)
 
 
 class KeyUsageError(click.UsageError):

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import click
 
-from sentry.cli.output import PATH, check_ignored, load_signer, print_json, print_table, progress_bar
-from sentry.engine import CHOICES
+from sentry.cli.output import PATH, check_ignored, engine_option, load_signer, print_json, print_table, progress_bar
 from sentry.errors import RefusedError, UnavailableError
 from sentry.formats.digest import DEFAULT_SIGN_CHOICE, SIGN_CHOICES
 from sentry.formats.strict_json import MAX_INTEGER
@@ -49,7 +48,7 @@ BUNDLE_MARK = b"application/vnd.dev.sigstore.bundle"
 )
 @click.option("--name", help="Name of the artifact, signed along.")
 @click.option("--version", help="Version of the artifact, signed along.")
-@click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 def command(
     path: Path,

@@ -12,13 +12,13 @@ from sentry.cli.output import (
     PATH,
     KeyUsageError,
     check_ignored,
+    engine_option,
     load_trust,
     print_json,
     print_names,
     print_table,
     progress_bar,
 )
-from sentry.engine import CHOICES
 from sentry.formats.digest import VERIFY_CHOICES
 from sentry.paths import default_signature_path
 from sentry.text import escape, file_size
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 )
 @click.option("--ignore-unsigned", is_flag=True, help="Accept files that the signature does not list.")
 @click.option("--insecure-legacy-v0.1", "insecure_legacy", is_flag=True, help="Accept signatures of model-signing 0.2.")
-@click.option("--engine", type=click.Choice(CHOICES), default="auto", show_default=True, help="Where to hash.")
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Write the evidence as JSON.")
 def command(
     path: Path,
