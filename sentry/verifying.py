@@ -9,10 +9,8 @@ they read are for that.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,20 +18,25 @@ from sentry import engine as engines
 from sentry.bundle import Bundle
 from sentry.comparison import Comparison
 from sentry.engine.contract import Progress
-from sentry.errors import FormatError, MismatchError, RefusedError, SignatureError, TrustError
+from sentry.errors import MismatchError, RefusedError
 from sentry.formats.digest import VERIFY_CHOICES
-from sentry.formats.manifest import Manifest
-from sentry.formats.oms import decode_manifest
-from sentry.paths import AnyPath, inside_model, lies_in, relative_to_model
-from sentry.text import escape
+from sentry.paths import AnyPath, inside_model, relative_to_model
+from sentry.signatures import (
+    Signatures,
+    check_signatures,
+    check_trust,
+    each_signature,
+    file_manifest,
+    hashes_to_recompute,
+)
 from sentry.tree import Tree
-from sentry.trust import Identity, Trust
+from sentry.trust import Trust
 from sentry.verification import Verification
 
 
 def verify_path(
     path: AnyPath,
-    signature: AnyPath | Bundle | Sequence[AnyPath | Bundle],
+    signature: Signatures,
     trust: Trust,
     *,
     hash: str | None = None,  # noqa: A002  (the field's word for it)
@@ -72,14 +75,12 @@ def verify_path(
     if hash is not None and hash not in VERIFY_CHOICES:
         raise ValueError(f"there is no hash {hash!r} to verify; known are {', '.join(VERIFY_CHOICES)}")
     chosen = engines.choose(engine)
-    given = _as_sequence(signature)
+    given = each_signature(signature)
     with _refusals_as_mismatches(), Tree(Path(path)) as tree:
-        _refuse_trust_inside(tree, trust)
-        bundles = [_read(item) for item in given]
-        signers = _check_signatures(bundles, trust, insecure_legacy=insecure_legacy)
-        payload = bundles[0].envelope.payload
-        manifest = _read_manifest(payload, insecure_legacy=insecure_legacy)
-        hashes = _hashes_to_recompute(manifest, hash)
+        check_trust(trust, outside=tree.path if tree.is_directory else None)
+        signed = check_signatures(given, trust, insecure_legacy=insecure_legacy)
+        manifest = file_manifest(signed, insecure_legacy=insecure_legacy)
+        hashes = hashes_to_recompute(manifest, hash)
         own_files = [item for item in given if not isinstance(item, Bundle)]
         comparison = Comparison(
             tree,
@@ -93,9 +94,9 @@ def verify_path(
         comparison.compare_again()
     return Verification(
         path=tree.path,
-        signers=signers,
+        signers=signed.signers,
         manifest=manifest,
-        payload_sha256=hashlib.sha256(payload).hexdigest(),
+        payload_sha256=signed.sha256,
         hashes=hashes,
         nbytes=nbytes,
         not_covered=comparison.not_covered(),
@@ -106,15 +107,6 @@ def verify_path(
     )
 
 
-def _as_sequence(signature: AnyPath | Bundle | Sequence[AnyPath | Bundle]) -> list[AnyPath | Bundle]:
-    if isinstance(signature, (str, os.PathLike, Bundle)):
-        return [signature]
-    signatures = list(signature)
-    if not signatures:
-        raise SignatureError("there is no signature")
-    return signatures
-
-
 @contextmanager
 def _refusals_as_mismatches() -> Iterator[None]:
     """What a signer would refuse (a link in the place of a model, say), no signature vouches for."""
@@ -122,57 +114,3 @@ def _refusals_as_mismatches() -> Iterator[None]:
         yield
     except RefusedError as error:
         raise MismatchError(str(error), hint=error.hint) from None
-
-
-def _refuse_trust_inside(tree: Tree, trust: Trust) -> None:
-    if not isinstance(trust, Trust):
-        raise TrustError(
-            "no trust was given" + ("" if trust is None else f": {type(trust).__name__} is none"),
-            hint="say whose signature counts: KeyTrust.from_file('public.pem')",
-        )
-    for source in trust.sources if tree.is_directory else ():
-        if lies_in(source, tree.path):
-            raise TrustError(
-                f"{escape(str(source))} lies inside the model that it should vouch for",
-                hint="keep a copy of the key that reached you another way",
-            )
-
-
-def _read(signature: AnyPath | Bundle) -> Bundle:
-    if isinstance(signature, Bundle):
-        return signature
-    if not os.path.lexists(signature):
-        raise SignatureError(
-            f"there is no signature {escape(os.fspath(signature))}",
-            hint="the signer makes it with `sentry sign`; --signature FILE says where else it lies",
-        )
-    try:
-        return Bundle.read(signature)
-    except FormatError as error:
-        raise SignatureError(f"the signature {escape(os.fspath(signature))} is malformed: {error}") from None
-
-
-def _check_signatures(bundles: Sequence[Bundle], trust: Trust, *, insecure_legacy: bool) -> tuple[Identity, ...]:
-    signers = tuple(trust.verify(bundle, insecure_legacy=insecure_legacy) for bundle in bundles)
-    if any(bundle.envelope.payload != bundles[0].envelope.payload for bundle in bundles):
-        raise SignatureError("the signatures are not over the same payload")
-    return signers
-
-
-def _read_manifest(payload: bytes, *, insecure_legacy: bool) -> Manifest:
-    try:
-        return decode_manifest(payload, legacy=insecure_legacy)
-    except FormatError as error:
-        raise SignatureError(f"what was signed is not a model manifest: {error}") from None
-
-
-def _hashes_to_recompute(manifest: Manifest, choice: str | None) -> tuple[str, ...]:
-    available = manifest.hashes()
-    wanted = available[-1:] if choice is None else VERIFY_CHOICES[choice]
-    for name in wanted:
-        if name not in available:
-            raise SignatureError(
-                f"the signature has no {name} digests",
-                hint=f"it has {' and '.join(available)}; leave the choice of hash out to take the best of them",
-            )
-    return wanted

@@ -31,7 +31,17 @@ LAYERS = [
             "sentry.paths",
         ),
     ),
-    (3, ("sentry.verification", "sentry.comparison", "sentry.signing", "sentry.verifying", "sentry.doctor")),
+    (
+        3,
+        (
+            "sentry.verification",
+            "sentry.comparison",
+            "sentry.signatures",
+            "sentry.signing",
+            "sentry.verifying",
+            "sentry.doctor",
+        ),
+    ),
     (5, ("sentry.cli", "sentry.__main__")),
 ]
 PURE_FORMATS = {
