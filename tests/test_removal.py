@@ -8,7 +8,7 @@ tested, with their reasons, in the files named after them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from reference import oms_reference
 from support import SMALL_MODEL, KeyPair, forge, on_first_block, sign_payload, write_files
 
 import sentry
-from sentry import comparison, signing, tree, verifying
+from sentry import comparison, signatures, signing, tree, verifying
 from sentry.comparison import Comparison
 from sentry.formats import manifest, oms
 from sentry.formats.bundle import KeyMaterial
+from sentry.signatures import SignedPayload
 from sentry.tree import Entry, Listing
 from sentry.trust import keys
 from sentry.trust.keys import KeySigner, KeyTrust
@@ -45,6 +46,10 @@ class Scene:
 
 
 Attack = Callable[[Scene], None]
+
+
+def payload_of_the_first(bundles: Sequence[Any], *_: object, **__: object) -> SignedPayload:
+    return SignedPayload(bundles[0].envelope.payload, ())
 
 
 def attacker_signs_under_the_trusted_name(scene: Scene) -> None:
@@ -207,18 +212,18 @@ REMOVED: list[tuple[Any, str, object, Attack]] = [
     (Comparison, "compare_again", nothing, file_is_added_meanwhile),
     (Listing, "same_as", yes, file_is_added_meanwhile),
     (tree, "_entry", entry_of, file_changes_behind_the_reader),
-    (verifying, "_refuse_trust_inside", nothing, trust_lies_in_the_model),
-    (verifying, "lies_in", no, trust_lies_in_the_model),
+    (verifying, "check_trust", nothing, trust_lies_in_the_model),
+    (signatures, "lies_in", no, trust_lies_in_the_model),
     (signing, "lies_in", no, private_key_lies_in_the_model),
     (keys, "others_can_read", no, private_key_is_open),
     (oms, "PREDICATE_TYPE", "urn:other", predicate_is_another),
     (manifest.Manifest, "root", lambda _: bytes(32), root_is_another),
     (oms, "check_path", nothing, path_leads_outside),
     (oms, "_decode_ignored", str, everything_is_ignored),
-    (verifying, "_hashes_to_recompute", sha256_only, hash_is_one_that_was_not_signed),
-    (verifying, "_hashes_to_recompute", sha256_only, second_digest_is_of_other_bytes),
+    (verifying, "hashes_to_recompute", sha256_only, hash_is_one_that_was_not_signed),
+    (verifying, "hashes_to_recompute", sha256_only, second_digest_is_of_other_bytes),
     (comparison, "safetensors_header_sha256", lambda *_: bytes(32), header_is_another),
-    (verifying, "_check_signatures", lambda *_, **__: (), second_signature_is_over_another_payload),
+    (verifying, "check_signatures", payload_of_the_first, second_signature_is_over_another_payload),
     (oms, "check_names_do_not_collide", nothing, names_collide),
 ]
 
