@@ -29,6 +29,7 @@ LAYERS = [
             "sentry.atomic",
             "sentry.bundle",
             "sentry.paths",
+            "sentry.dtypes",
         ),
     ),
     (
