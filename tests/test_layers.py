@@ -30,6 +30,7 @@ LAYERS = [
             "sentry.bundle",
             "sentry.paths",
             "sentry.dtypes",
+            "sentry.readers",
         ),
     ),
     (
@@ -41,6 +42,7 @@ LAYERS = [
             "sentry.signing",
             "sentry.verifying",
             "sentry.doctor",
+            "sentry.loading",
         ),
     ),
     (5, ("sentry.cli", "sentry.__main__")),
