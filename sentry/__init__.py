@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UnavailableError,
         VerificationError,
     )
+    from sentry.materializing import materialize
     from sentry.signing import sign_path
     from sentry.trust.keys import KeySigner, KeyTrust
     from sentry.verification import Verification
@@ -49,6 +50,7 @@ _HOMES = {
     "UnavailableError": "sentry.errors",
     "Verification": "sentry.verification",
     "VerificationError": "sentry.errors",
+    "materialize": "sentry.materializing",
     "sign_path": "sentry.signing",
     "verify_path": "sentry.verifying",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "UnavailableError",
     "Verification",
     "VerificationError",
+    "materialize",
     "sign_path",
     "verify_path",
 ]

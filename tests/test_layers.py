@@ -25,6 +25,7 @@ LAYERS = [
             "sentry.engine",
             "sentry.trust",
             "sentry.tree",
+            "sentry.snapshots",
             "sentry.hashing",
             "sentry.atomic",
             "sentry.bundle",
@@ -39,6 +40,8 @@ LAYERS = [
             "sentry.comparison",
             "sentry.signatures",
             "sentry.signing",
+            "sentry.hub",
+            "sentry.materializing",
             "sentry.verifying",
             "sentry.doctor",
         ),
@@ -79,13 +82,25 @@ OVER_NUMPY = {
     "sentry.engine.schedules",
     "sentry.engine.torch_tables",
 }
-HEAVY = {"numpy", "torch", "cuda", "sigstore", "transformers", "datasets", "vllm", "safetensors", "rich"}
+HEAVY = {
+    "numpy",
+    "torch",
+    "cuda",
+    "sigstore",
+    "transformers",
+    "datasets",
+    "vllm",
+    "safetensors",
+    "rich",
+    "huggingface_hub",
+}
 # What each third-party package is for, and the only places that may know it.
 HOMES = {
     "cryptography": ("sentry.trust",),
     "blake3": ("sentry.engine.cpu",),
     "click": ("sentry.cli",),
     "rich": ("sentry.cli",),
+    "huggingface_hub": ("sentry.hub",),
 }
 
 
