@@ -21,7 +21,8 @@ def llama_8b() -> Tensors:
         parts = {
             "input_layernorm": (hidden,), "mlp.down_proj": (hidden, wide), "mlp.gate_proj": (wide, hidden),
             "mlp.up_proj": (wide, hidden), "post_attention_layernorm": (hidden,), "self_attn.k_proj": (kv, hidden),
-            "self_attn.o_proj": (hidden, hidden), "self_attn.q_proj": (hidden, hidden), "self_attn.v_proj": (kv, hidden),
+            "self_attn.o_proj": (hidden, hidden), "self_attn.q_proj": (hidden, hidden),
+            "self_attn.v_proj": (kv, hidden),
         }  # fmt: skip
         tensors += [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in parts.items()]
     return [*tensors, ("model.norm.weight", (hidden,)), ("lm_head.weight", (words, hidden))]

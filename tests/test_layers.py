@@ -25,6 +25,7 @@ LAYERS = [
             "sentry.engine",
             "sentry.trust",
             "sentry.tree",
+            "sentry.snapshots",
             "sentry.hashing",
             "sentry.atomic",
             "sentry.bundle",
@@ -40,6 +41,8 @@ LAYERS = [
             "sentry.comparison",
             "sentry.signatures",
             "sentry.signing",
+            "sentry.hub",
+            "sentry.materializing",
             "sentry.verifying",
             "sentry.doctor",
             "sentry.loading",
@@ -81,13 +84,25 @@ OVER_NUMPY = {
     "sentry.engine.schedules",
     "sentry.engine.torch_tables",
 }
-HEAVY = {"numpy", "torch", "cuda", "sigstore", "transformers", "datasets", "vllm", "safetensors", "rich"}
+HEAVY = {
+    "numpy",
+    "torch",
+    "cuda",
+    "sigstore",
+    "transformers",
+    "datasets",
+    "vllm",
+    "safetensors",
+    "rich",
+    "huggingface_hub",
+}
 # What each third-party package is for, and the only places that may know it.
 HOMES = {
     "cryptography": ("sentry.trust",),
     "blake3": ("sentry.engine.cpu",),
     "click": ("sentry.cli",),
     "rich": ("sentry.cli",),
+    "huggingface_hub": ("sentry.hub",),
 }
 
 
@@ -176,7 +191,11 @@ def test_every_third_party_package_has_its_home(package: str) -> None:
 
 
 # Where the kernel cache lies, and what cuFile is told; never anything that decides what verifies.
-ENVIRONMENT = {"sentry.engine.nvrtc": {"os.environ"}, "sentry.doctor": {"os.environ"}}
+ENVIRONMENT = {
+    "sentry.engine.nvrtc": {"os.environ"},
+    "sentry.doctor": {"os.environ"},
+    "sentry.readers.gds": {"os.environ"},
+}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("sentry.cli")])

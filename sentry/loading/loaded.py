@@ -21,6 +21,7 @@ from sentry.engine.segments import ShortReadError
 from sentry.errors import MismatchError, RefusedError, SignatureError, UnavailableError
 from sentry.formats.digest import VERIFY_CHOICES
 from sentry.formats.manifest import SINGLE_FILE, Manifest
+from sentry.hub import resolve_model
 from sentry.loading.checks import check_names_are_unique, check_tensors
 from sentry.loading.comparing import ArrivingDigests, PassingDigests, compare, resident_digests
 from sentry.loading.evidence import LoadVerification
@@ -31,6 +32,7 @@ from sentry.readers import Reader, ReaderUnavailableError, Tensors
 from sentry.readers.place import Place
 from sentry.signatures import (
     Signatures,
+    SignedPayload,
     check_signatures,
     check_trust,
     each_signature,
@@ -97,6 +99,7 @@ def load_file(
     _refuse_order_of_safetensors(signature, trust)
     if hash is not None and hash not in VERIFY_CHOICES:
         raise ValueError(f"there is no hash {hash!r} to verify; known are {', '.join(VERIFY_CHOICES)}")
+    path = resolve_model(path)
     place = Place.of(framework, device)
     plan_readers(reader, place, None)
     given = each_signature(() if signature is None else signature)
@@ -207,14 +210,13 @@ class _Load:
 
 
 def _refuse_order_of_safetensors(signature: object, trust: object) -> None:
-    looks_like_device = isinstance(signature, int) or type(signature).__name__ == "device"
-    if looks_like_device or (isinstance(signature, str) and signature.partition(":")[0] in {"cpu", "cuda"}):
-        device = str(signature)
-        raise TypeError(
-            f"{device!r} stands where the signature belongs: load_file(path, signature, trust, device={device!r})"
-        )
+    word = signature.partition(":")[0] if isinstance(signature, str) else type(signature).__name__
+    argument = "framework" if word in {"pt", "np", "torch", "numpy"} else "device"
+    if argument == "framework" or word in {"cpu", "cuda", "int", "device"}:
+        shown = str(signature)
+        raise TypeError(f"{shown!r} stands where the signature belongs: (path, signature, trust, {argument}={shown!r})")
     if isinstance(signature, Trust) or (trust is not None and isinstance(trust, (str, os.PathLike, Bundle))):
-        raise TypeError("signature and trust are in the wrong order: load_file(path, signature, trust)")
+        raise TypeError("signature and trust are in the wrong order: (path, signature, trust)")
 
 
 def _signed_root(path: AnyPath, root: AnyPath | None, given: Sequence[AnyPath | Bundle], manifest: Manifest) -> Path:
