@@ -28,10 +28,15 @@ if TYPE_CHECKING:
         UnavailableError,
         VerificationError,
     )
+    from sentry.model_signing import sign_model
+    from sentry.model_updating import update_model
+    from sentry.model_verification import ModelVerification
+    from sentry.model_verifying import verify_model
     from sentry.signing import sign_path
     from sentry.trust.keys import KeySigner, KeyTrust
     from sentry.verification import Verification
     from sentry.verifying import verify_path
+    from sentry.watching import Watch
 
 __version__ = "0.1.0"
 
@@ -42,6 +47,7 @@ _HOMES = {
     "KeySigner": "sentry.trust.keys",
     "KeyTrust": "sentry.trust.keys",
     "MismatchError": "sentry.errors",
+    "ModelVerification": "sentry.model_verification",
     "RefusedError": "sentry.errors",
     "SentryError": "sentry.errors",
     "SignatureError": "sentry.errors",
@@ -49,7 +55,11 @@ _HOMES = {
     "UnavailableError": "sentry.errors",
     "Verification": "sentry.verification",
     "VerificationError": "sentry.errors",
+    "Watch": "sentry.watching",
+    "sign_model": "sentry.model_signing",
     "sign_path": "sentry.signing",
+    "update_model": "sentry.model_updating",
+    "verify_model": "sentry.model_verifying",
     "verify_path": "sentry.verifying",
 }
 
@@ -60,6 +70,7 @@ __all__ = [
     "KeySigner",
     "KeyTrust",
     "MismatchError",
+    "ModelVerification",
     "RefusedError",
     "SentryError",
     "SignatureError",
@@ -67,7 +78,11 @@ __all__ = [
     "UnavailableError",
     "Verification",
     "VerificationError",
+    "Watch",
+    "sign_model",
     "sign_path",
+    "update_model",
+    "verify_model",
     "verify_path",
 ]
 
