@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor statements, written to be read: no code of the package. `python tests/reference/tensors_reference.py` writes
-`tests/vectors/tensors.json`.
+"""Tensor statements, written to be read: no code of the package.
 
-A tensor is a name, a dtype, a shape and its bytes: the value, row by row, little-endian.
+`python tests/reference/tensors_reference.py` writes `tests/vectors/tensors.json`. A tensor is a name, a dtype, a shape and its bytes: the value, row by row, little-endian.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +23,12 @@ VECTORS = Path(__file__).parents[1] / "vectors" / "tensors.json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:artifact-sentry:tensors:v1"
 # Bits of an element, by the digits of the type's name: F8_E4M3 has 8.
-DTYPES = [
-    "BOOL",
-    "U8",
-    "I8",
-    "U16",
-    "I16",
-    "U32",
-    "I32",
-    "U64",
-    "I64",
-    "F4",
-    "F6_E2M3",
-    "F6_E3M2",
-    "F8_E4M3",
-    "F8_E5M2",
-    "F8_E8M0",
-    "F8_E4M3FNUZ",
-    "F8_E5M2FNUZ",
-    "F16",
-    "BF16",
-    "F32",
-    "F64",
-    "C32",
-    "C64",
-    "C128",
-]
+# fmt: off
+DTYPES = (
+    "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E5M2",
+    "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F16", "BF16", "F32", "F64", "C32", "C64", "C128",
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -130,7 +110,7 @@ def verify(body: bytes, tensors: Sequence[Tensor]) -> None:
     assert described.keys() <= {"hash", "tensors", "name", "version", "parent"}
     names = [entry["name"] for entry in described["tensors"]]
     assert names, "no tensors"
-    assert all(before < after for before, after in zip(names, names[1:], strict=False)), "out of order, or twice"
+    assert all(before < after for before, after in pairwise(names)), "out of order, or twice"
     again = predicate(described["hash"], tensors)["tensors"]
     assert described["tensors"] == again, "the tensors are others"
     for tensor in tensors:
@@ -168,7 +148,9 @@ NAMED = {"name": "tiny é", "version": "1.0.0", "parent": "ab" * 32}
 
 def vectors() -> list[dict[str, Any]]:
     """Compute every case; the bytes of n bytes of tensor are `pattern(n)`."""
-    cases = [(title, hash_name, {}) for title in SETS for hash_name in ("blake3", "merkle-sha256-1024")]
+    cases: list[tuple[str, str, dict[str, str]]] = [
+        (title, hash_name, {}) for title in SETS for hash_name in ("blake3", "merkle-sha256-1024")
+    ]
     cases += [("one", name, {}) for name in ("sha256", "sha3-256", "blake2b", "blake2b-256", "merkle-blake2b-256-8192")]
     cases += [("names", "blake3", NAMED)]
     return [
