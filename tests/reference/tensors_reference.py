@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensor statements, written to be read: no code of the package.
 
-`python tests/reference/tensors_reference.py` writes `tests/vectors/tensors.json`. A tensor is a name, a dtype, a shape and its bytes: the value, row by row, little-endian.
+`python tests/reference/tensors_reference.py` writes `tests/vectors/tensors.json`.
+A tensor is a name, a dtype, a shape and its bytes: the value, row by row, little-endian.
 """
 
 from __future__ import annotations
