@@ -206,8 +206,14 @@ def _placement(
 ) -> Placement:
     if copied:
         reason += f"; {len(copied)} of {len(contents)} files copied to the host tensor by tensor, {hash_name} there"
+    if any(_is_mixed(content) for at, content in enumerate(contents) if at not in set(copied)):
+        reason += "; tensors on the host with their file, on its GPU"
     used = tuple(part for part in parts if part.positions)
     return Placement(contents, hash_name, used, copied, "+".join(names), reason)
+
+
+def _is_mixed(content: Content) -> bool:
+    return bool(content.gpus) and any(tensor.gpu is None for tensor in content.tensors)
 
 
 def _must_be_copied(content: Content, hash_name: str, engine: Engine) -> bool:

@@ -115,8 +115,6 @@ class Watch:
             ValueError: The watch is closed.
         """
         self._raise_stored()
-        if self._stop.is_set():
-            raise ValueError("the watch is closed")
         return self._run()
 
     def close(self) -> None:
@@ -151,6 +149,8 @@ class Watch:
 
     def _run(self) -> ModelVerification:
         with self._lock:
+            if self._closed_at is not None:
+                raise ValueError("the watch is closed")
             started = time.perf_counter()
             try:
                 self._last = self._runner.run()
