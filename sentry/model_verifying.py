@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from sentry import engine as engines
 from sentry.errors import FormatError, MismatchError, SignatureError
+from sentry.formats.manifest import Manifest
 from sentry.formats.statement import decode_statement
-from sentry.formats.tensors import PREDICATE_TYPE, TensorManifest, decode_tensors
+from sentry.formats.tensors import PREDICATE_TYPE, TensorManifest, decode_tensors, read_tensors
 from sentry.model_comparison import Claim, claim_of_tensors
 from sentry.model_headers import Headers, claim_of_files
 from sentry.model_verification import ModelVerification
@@ -62,7 +63,7 @@ def verify_model(
     if not engines.is_engine(engine):
         engines.choose(engine)
     signed = check_signatures(each_signature(signature), trust)
-    prepared = prepare(model, signed, header, engine=engine)
+    prepared = prepare(model, signed, read_manifest(signed), header=header, engine=engine)
     prepared.claim.compare(prepared.placement.digests())
     return prepared.evidence(time.perf_counter() - started)
 
@@ -101,27 +102,47 @@ class Prepared:
         )
 
 
-def prepare(model: Model, signed: SignedPayload, header: Headers | None, *, engine: str) -> Prepared:
-    """Read what was signed, compare everything but the bytes, and choose who hashes them.
+def read_manifest(signed: SignedPayload) -> TensorManifest | Manifest:
+    """Read a signed payload as a manifest of tensors, or of the files that tensors come from.
 
     Raises:
-        SignatureError: What was signed says nothing of tensors, or too little.
+        SignatureError: It is neither.
+    """
+    try:
+        statement = decode_statement(signed.payload)
+        if statement.predicate_type == PREDICATE_TYPE:
+            return read_tensors(statement)
+    except FormatError as error:
+        raise SignatureError(f"what was signed is malformed: {error}") from None
+    return file_manifest(signed)
+
+
+def prepare(
+    model: Model,
+    signed: SignedPayload,
+    manifest: TensorManifest | Manifest,
+    *,
+    header: Headers | None,
+    engine: str,
+) -> Prepared:
+    """Compare everything but the bytes, and choose who hashes them.
+
+    Raises:
+        SignatureError: What was signed says too little of tensors, or headers were not given as they should be.
         MismatchError: Names, dtypes, shapes or headers differ.
         EngineError: A tensor lies where the engine does not reach.
     """
-    if _predicate_type(signed) == PREDICATE_TYPE:
-        manifest = tensor_manifest(signed)
-        if header is not None:
-            raise SignatureError(
-                "the signature is over tensors, and a header was given as if it were over files",
-                hint="leave header out",
-            )
+    if not isinstance(manifest, TensorManifest):
+        named = _name_tensors(model)
+        claim = claim_of_files(manifest, header, named)
+    elif header is None:
         named = _name_tensors(model)
         claim = claim_of_tensors(manifest, named)
     else:
-        files = file_manifest(signed)
-        named = _name_tensors(model)
-        claim = claim_of_files(files, header, named)
+        raise SignatureError(
+            "the signature is over tensors, and a header was given as if it were over files",
+            hint="leave header out",
+        )
     return Prepared(signed, named, claim, place(claim.contents, claim.hash, engine))
 
 
@@ -135,13 +156,6 @@ def tensor_manifest(signed: SignedPayload) -> TensorManifest:
         return decode_tensors(signed.payload)
     except FormatError as error:
         raise SignatureError(f"what was signed is not a tensor statement: {error}") from None
-
-
-def _predicate_type(signed: SignedPayload) -> str:
-    try:
-        return decode_statement(signed.payload).predicate_type
-    except FormatError as error:
-        raise SignatureError(f"what was signed is malformed: {error}") from None
 
 
 def _name_tensors(model: Model) -> NamedTensors:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from sentry.model_verification import ModelVerification
-from sentry.model_verifying import Prepared, prepare
+from sentry.model_verifying import Prepared, prepare, read_manifest
 from sentry.named_tensors import Model
 from sentry.resident import ResidentPlan
 from sentry.signatures import Signatures, SignedPayload, check_signatures, each_signature
@@ -191,7 +191,8 @@ class _Runner:
     ) -> None:
         self._model = model
         self._signed = signed
-        self._header = header
+        self._manifest = read_manifest(signed)
+        self._header = dict(header) if isinstance(header, Mapping) else header
         self._engine = engine
         self._plan: ResidentPlan | None = None
         self._places: list[_Place] = []
@@ -205,7 +206,7 @@ class _Runner:
         """
         started = time.perf_counter()
         # Names, dtypes and shapes are compared every time: a module may have got other tensors.
-        prepared = prepare(self._model, self._signed, self._header, engine=self._engine)
+        prepared = prepare(self._model, self._signed, self._manifest, header=self._header, engine=self._engine)
         prepared.claim.compare(self._planned(prepared).run())
         return prepared.evidence(time.perf_counter() - started)
 

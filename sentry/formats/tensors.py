@@ -120,7 +120,15 @@ def decode_tensors(payload: bytes) -> TensorManifest:
     Raises:
         FormatError: It is not exactly what docs/format.md describes.
     """
-    statement = decode_statement(payload)
+    return read_tensors(decode_statement(payload))
+
+
+def read_tensors(statement: Statement) -> TensorManifest:
+    """Read a manifest of tensors from a decoded statement whose signature has been checked.
+
+    Raises:
+        FormatError: It is not exactly what docs/format.md describes.
+    """
     if statement.predicate_type != PREDICATE_TYPE:
         raise FormatError(
             f"the statement's predicate type is {statement.predicate_type[:80]!r}, not {PREDICATE_TYPE!r}"

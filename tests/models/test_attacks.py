@@ -171,7 +171,7 @@ def test_no_trust_is_no_verification(bundle: sentry.Bundle, trust: Any) -> None:
         (b"[]", "what was signed is malformed: the statement is not an object"),
         ({"predicateType": "urn:artifact-sentry:dataset:v1"}, "what was signed is not a model manifest: "),
         ({"predicateType": "urn:artifact-sentry:tensors:v2"}, "what was signed is not a model manifest: "),
-        ({"subject": [{"name": "model", "digest": {}}]}, "what was signed is not a tensor statement: "),
+        ({"subject": [{"name": "model", "digest": {}}]}, "what was signed is malformed: the subject's digest"),
     ],
 )  # fmt: skip
 def test_a_statement_of_another_kind_is_refused(pair: KeyPair, payload: Any, reason: str) -> None:
