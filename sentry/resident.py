@@ -100,8 +100,8 @@ class Placement:
         """
         if self.copied:
             raise EngineError(
-                f"{self.hash} of files is not computed where tensors lie on GPUs",
-                hint="have the model signed with BLAKE3 (the default of `sentry sign`)",
+                f"a file under {self.hash}, or over several GPUs, cannot be hashed where its tensors lie",
+                hint="sign the model in memory, with sign_model",
             )
         for content in self.contents:
             for tensor in content.tensors:
@@ -122,7 +122,7 @@ class Placement:
         return ResidentPlan(plans, len(self.contents))
 
     def _on_host(self, content: Content) -> bytes:
-        state = new_state(self.hash)
+        state = new_state(self.hash, parallel=True)
         for segment in _host_segments(content):
             state.update(memoryview(segment.data))
         return state.digest()

@@ -188,9 +188,10 @@ def test_tensors_of_a_signed_file_are_hashed_on_the_gpu_where_that_can_be(
 
 def test_what_is_only_hashed_on_the_host_is_not_watched_on_a_gpu(pair: KeyPair, fake: CudaEngine) -> None:
     del fake
-    bundle = forge(pair, {"w.safetensors": FILE}, choice="sha256")
-    with pytest.raises(sentry.EngineError, match="sha256 of files is not computed where tensors lie on GPUs"):
-        sentry.Watch(placed(**ON_GPU), bundle, pair.trust, every=1, header=HEADER)
+    for choice, where in (("sha256", ON_GPU), ("blake3", {"embed": 0, "head": 1})):
+        bundle = forge(pair, {"w.safetensors": FILE}, choice=choice)
+        with pytest.raises(sentry.EngineError, match=f"a file under {choice}, or over several GPUs, cannot be hashed"):
+            sentry.Watch(placed(**where), bundle, pair.trust, every=1, header=HEADER)
 
 
 def test_a_tensor_that_no_way_leads_to_the_host_is_an_error() -> None:

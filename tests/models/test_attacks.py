@@ -158,7 +158,7 @@ def test_the_signature_is_checked_before_the_model_is_looked_at(pair: KeyPair, a
         sentry.verify_model({"w": object()}, sentry.sign_model(arrays(), attacker.signer), pair.trust)
 
 
-@pytest.mark.parametrize("trust", [None, "public.pem", object()], ids=str)
+@pytest.mark.parametrize("trust", [None, "public.pem", object()], ids=["none", "a path", "an object"])
 def test_no_trust_is_no_verification(bundle: sentry.Bundle, trust: Any) -> None:
     with pytest.raises(sentry.TrustError, match="no trust was given"):
         sentry.verify_model(arrays(), bundle, trust)
