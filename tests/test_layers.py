@@ -30,6 +30,8 @@ LAYERS = [
             "sentry.bundle",
             "sentry.paths",
             "sentry.dtypes",
+            "sentry.private",
+            "sentry.stamps",
         ),
     ),
     (
@@ -40,6 +42,7 @@ LAYERS = [
             "sentry.signatures",
             "sentry.signing",
             "sentry.verifying",
+            "sentry.updating",
             "sentry.doctor",
         ),
     ),
@@ -173,8 +176,8 @@ def test_every_third_party_package_has_its_home(package: str) -> None:
     assert all(name.startswith(HOMES[package]) for name in users)
 
 
-# Where the kernel cache lies, and what cuFile is told; never anything that decides what verifies.
-ENVIRONMENT = {"sentry.engine.nvrtc": {"os.environ"}, "sentry.doctor": {"os.environ"}}
+# Where the private cache lies, and what cuFile is told; never anything that decides what verifies.
+ENVIRONMENT = {"sentry.private": {"os.environ"}, "sentry.doctor": {"os.environ"}}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("sentry.cli")])
