@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from sentry.signing import sign_path
     from sentry.trust.keys import KeySigner, KeyTrust
+    from sentry.updating import Update, update_path
     from sentry.verification import Verification
     from sentry.verifying import verify_path
 
@@ -47,9 +48,11 @@ _HOMES = {
     "SignatureError": "sentry.errors",
     "TrustError": "sentry.errors",
     "UnavailableError": "sentry.errors",
+    "Update": "sentry.updating",
     "Verification": "sentry.verification",
     "VerificationError": "sentry.errors",
     "sign_path": "sentry.signing",
+    "update_path": "sentry.updating",
     "verify_path": "sentry.verifying",
 }
 
@@ -65,9 +68,11 @@ __all__ = [
     "SignatureError",
     "TrustError",
     "UnavailableError",
+    "Update",
     "Verification",
     "VerificationError",
     "sign_path",
+    "update_path",
     "verify_path",
 ]
 

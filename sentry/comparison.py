@@ -37,7 +37,7 @@ class Comparison:
     ) -> None:
         self._tree = tree
         self._manifest = manifest
-        self._files = _files_in(tree, manifest)
+        self._files = files_in(tree, manifest)
         self._signatures = frozenset(signatures)
         self._ignored = frozenset((*manifest.ignore_paths, *ignore, *self._signatures))
         self._ignore_unsigned = ignore_unsigned
@@ -166,8 +166,12 @@ class Comparison:
         return name if kind is None else f"{name} ({kind})"
 
 
-def _files_in(tree: Tree, manifest: Manifest) -> Mapping[str, tuple[Resource, ...]]:
-    """Return the signed files by their path in this tree; a single file has two spellings of its name."""
+def files_in(tree: Tree, manifest: Manifest) -> Mapping[str, tuple[Resource, ...]]:
+    """Return the signed files by their path in this tree; a single file has two spellings of its name.
+
+    Raises:
+        MismatchError: A directory was signed and this is a file, or the other way round.
+    """
     files = manifest.by_path()
     if tree.is_directory:
         if SINGLE_FILE in files:
