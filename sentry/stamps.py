@@ -19,7 +19,8 @@ from sentry.atomic import write_atomic
 from sentry.errors import FormatError, UnavailableError
 from sentry.formats import strict_json
 from sentry.formats.digest import decode_hex
-from sentry.private import default_cache, private_directory, read_sealed, seal
+from sentry.paths import lies_in
+from sentry.private import CACHE_VARIABLE, default_cache, private_directory, read_sealed, seal
 from sentry.tree import STAMP_BYTES, Entry
 
 FORMAT = "artifact-sentry stamps v1"
@@ -36,11 +37,15 @@ class Stamps:
         model: The model.
 
     Raises:
-        UnavailableError: The directory of notes is one that others can write.
+        UnavailableError: The directory of notes is one that others can write, or lies inside the model.
     """
 
     def __init__(self, payload_sha256: str, model: Path) -> None:
         directory = private_directory(default_cache(), what="directory of stamps")
+        if directory is not None and lies_in(directory, model):
+            raise UnavailableError(
+                "the directory of stamps lies inside the model", hint=f"set {CACHE_VARIABLE} to a directory of your own"
+            )
         name = hashlib.sha256(payload_sha256.encode() + b"\0" + os.fsencode(os.path.realpath(model))).hexdigest()
         self._entry = None if directory is None else directory / f"{name}.stamps"
 

@@ -62,6 +62,15 @@ def notes_are_open_for_others(scene: Scene) -> None:
     update(scene, insecure_trust_times=True)
 
 
+def notes_came_with_the_model(scene: Scene) -> None:
+    notes = scene.model / ".git" / "notes"
+    notes.parent.mkdir()
+    notes.mkdir(mode=0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(private.CACHE_VARIABLE, str(notes))
+        update(scene, insecure_trust_times=True)
+
+
 def file_is_written_behind_the_notes(scene: Scene) -> None:
     """Verify what was true before the last update: only a digest that was taken over unread says so."""
     noted = update(scene, insecure_trust_times=True)
@@ -120,6 +129,7 @@ REMOVED: list[tuple[Any, str, object, Attack]] = [
     (Listing, "same_as", yes, file_is_added_while_it_is_signed_anew),
     (updating._Changes, "known", lambda *_: {}, model_is_another),
     (stamps, "private_directory", lambda path, **_: path, notes_are_open_for_others),
+    (stamps, "lies_in", no, notes_came_with_the_model),
     (tree, "_entry", entry_of, file_is_written_behind_the_notes),
     (stamps, "RACY_NS", -(10**10), file_is_written_twice_in_one_tick),
 ]

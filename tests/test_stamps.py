@@ -248,6 +248,17 @@ def test_a_directory_of_notes_that_is_a_link_or_somebody_elses_is_refused(
         update(model, old, pair)
 
 
+@pytest.mark.parametrize("where", [".git/notes", "notes"])
+def test_notes_that_came_with_the_model_are_refused(
+    model: Path, old: sentry.Bundle, pair: KeyPair, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (model / ".git").mkdir()
+    (model / where).mkdir(mode=0o700)
+    monkeypatch.setenv(private.CACHE_VARIABLE, str(model / where))
+    with pytest.raises(UnavailableError, match="the directory of stamps lies inside the model"):
+        update(model, old, pair)
+
+
 @pytest.mark.parametrize("where", ["/proc/nothing", "file/notes"])
 def test_where_nothing_can_be_noted_every_file_is_read(
     model: Path, pair: KeyPair, monkeypatch: pytest.MonkeyPatch, where: str

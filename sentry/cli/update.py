@@ -23,6 +23,7 @@ from sentry.cli.output import (
     progress_bar,
 )
 from sentry.cli.sign import check_signature_target, note_missing
+from sentry.formats.manifest import SINGLE_FILE
 from sentry.paths import default_signature_path, inside_model
 from sentry.text import escape, file_size
 
@@ -148,7 +149,6 @@ def _print(update: Update, path: Path, target: Path, signer: Identity, seconds: 
         ("time", f"{seconds:.2f} s"),
     ]
     print_table(rows)
-    print_names("added", update.added)
-    print_names("removed", update.removed)
-    print_names("changed", update.changed)
+    for title, names in (("added", update.added), ("removed", update.removed), ("changed", update.changed)):
+        print_names(title, (path.name if name == SINGLE_FILE else name for name in names))
     print_names("not covered by the signature", update.not_covered, limit=None)

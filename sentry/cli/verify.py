@@ -106,6 +106,7 @@ def _print(verification: Verification) -> None:
     rows += [("signer", f"{signer.method} {signer.name} ({signer.algorithm})") for signer in verification.signers]
     rows += [("name", escape(manifest.artifact_name))] if manifest.artifact_name else []
     rows += [("version", escape(manifest.version))] if manifest.version else []
+    rows += [("parent", manifest.parent)] if manifest.parent else []
     rows += [
         ("files", f"{len(verification.files)}, {file_size(verification.nbytes)}"),
         (

@@ -97,6 +97,16 @@ def test_more_can_be_ignored(update: Any, signed: Path) -> None:
     assert result["not_covered"] == ["logs/"]
 
 
+def test_a_single_file_goes_by_its_name(cli: Any, tmp_path: Path, private_key: Path, public: Path) -> None:
+    path = tmp_path / "w.bin"
+    path.write_bytes(b"1")
+    cli("sign", path, "--key", private_key).succeeded()
+    path.write_bytes(b"2")
+    shown = cli("update", path, "--key", private_key, "--trust-key", public).succeeded().out
+    assert "changed (1):\n  w.bin\n" in shown
+    assert "\nparent    " in cli("verify", path, "--key", public).succeeded().out
+
+
 def test_names_of_an_attacker_are_spelled_out(update: Any, signed: Path) -> None:
     (signed / "evil\x1b[2J\nverified").touch()
     shown = update().succeeded().out
