@@ -119,7 +119,7 @@ def update_path(
     chosen = engines.choose(engine).engine
     given = each_signature(old_signature)
     with Tree(Path(path)) as tree:
-        check_trust(trust, outside=tree.path if tree.is_directory else None)
+        check_trust(trust, outside=tree.places)
         old = check_signatures(given, trust)
         old_manifest = file_manifest(old)
         changes = _Changes(files_in(tree, old_manifest), old, tree.path, trust_times=insecure_trust_times)

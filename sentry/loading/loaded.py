@@ -110,7 +110,7 @@ def load_file(
         hashes = hashes_to_recompute(manifest, hash)
         plan = plan_hashing(engine, hashes, place)
         with Tree(_signed_root(path, root, given, manifest)) as tree:
-            check_trust(trust, outside=tree.path if tree.is_directory else None)  # type: ignore[arg-type]
+            check_trust(trust, outside=tree.places)  # type: ignore[arg-type]
             with Sources(tree, manifest, plan.engine, hashes) as sources:
                 inside, is_directory = _inside(tree, path)
                 files = sources.open(inside, is_directory=is_directory)
