@@ -63,7 +63,7 @@ class Contest:
         self._device = device
         keys = directory.parent / f"{directory.name}-keys"
         keys.mkdir()
-        signer, trust = _key_pair(keys)
+        signer, trust = key_pair(keys)
         both, sha256 = keys / "both.sig", keys / "sha256.sig"
         sentry.sign_path(directory, signer).write(both)
         sentry.sign_path(directory, signer, hash="sha256").write(sha256)
@@ -151,7 +151,8 @@ def _settle(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _key_pair(folder: Path) -> tuple[sentry.KeySigner, sentry.KeyTrust]:
+def key_pair(folder: Path) -> tuple[sentry.KeySigner, sentry.KeyTrust]:
+    """Make keys in a folder."""
     from sentry.cli import main  # noqa: PLC0415
 
     private, public = folder / "private.pem", folder / "public.pem"
@@ -217,7 +218,7 @@ def main() -> int:
     arguments = parser.parse_args()
     tensors = llama_8b()[: arguments.tensors]
     found: list[Target] = []
-    figures: dict[str, Any] = {"machine": machine(_device(arguments.device))}
+    figures: dict[str, Any] = {"machine": machine(device_of(arguments.device))}
     for key, value in figures["machine"].items():
         print(f"{key}: {value}")
     storages: Sequence[tuple[str, Path | None]] = (("tmpfs", arguments.memory), ("disk", arguments.disk))
@@ -243,7 +244,8 @@ def main() -> int:
     return 0
 
 
-def _device(name: str) -> Any:  # noqa: ANN401
+def device_of(name: str) -> Any:  # noqa: ANN401
+    """Return what describes a device in the report; None for the host."""
     if name == "cpu":
         return None
     from cuda.core import Device  # noqa: PLC0415
