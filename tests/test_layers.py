@@ -43,6 +43,7 @@ LAYERS = [
             "sentry.doctor",
         ),
     ),
+    (4, ("sentry.integrations",)),
     (5, ("sentry.cli", "sentry.__main__")),
 ]
 PURE_FORMATS = {
@@ -79,13 +80,27 @@ OVER_NUMPY = {
     "sentry.engine.schedules",
     "sentry.engine.torch_tables",
 }
-HEAVY = {"numpy", "torch", "cuda", "sigstore", "transformers", "datasets", "vllm", "safetensors", "rich"}
+HEAVY = {
+    "numpy",
+    "torch",
+    "cuda",
+    "sigstore",
+    "transformers",
+    "datasets",
+    "vllm",
+    "safetensors",
+    "rich",
+    "huggingface_hub",
+}
 # What each third-party package is for, and the only places that may know it.
 HOMES = {
     "cryptography": ("sentry.trust",),
     "blake3": ("sentry.engine.cpu",),
     "click": ("sentry.cli",),
     "rich": ("sentry.cli",),
+    "transformers": ("sentry.integrations.transformers", "sentry.integrations.adoption"),
+    "huggingface_hub": ("sentry.integrations.transformers",),
+    "vllm": ("sentry.integrations.vllm",),
 }
 
 
