@@ -28,6 +28,10 @@ if TYPE_CHECKING:
         UnavailableError,
         VerificationError,
     )
+    from sentry.loading.loaded import VerifiedTensors, load_file
+    from sentry.loading.modules import load_model
+    from sentry.loading.opened import safe_open
+    from sentry.materializing import materialize
     from sentry.signing import sign_path
     from sentry.trust.keys import KeySigner, KeyTrust
     from sentry.verification import Verification
@@ -49,6 +53,11 @@ _HOMES = {
     "UnavailableError": "sentry.errors",
     "Verification": "sentry.verification",
     "VerificationError": "sentry.errors",
+    "VerifiedTensors": "sentry.loading.loaded",
+    "load_file": "sentry.loading.loaded",
+    "load_model": "sentry.loading.modules",
+    "materialize": "sentry.materializing",
+    "safe_open": "sentry.loading.opened",
     "sign_path": "sentry.signing",
     "verify_path": "sentry.verifying",
 }
@@ -67,6 +76,11 @@ __all__ = [
     "UnavailableError",
     "Verification",
     "VerificationError",
+    "VerifiedTensors",
+    "load_file",
+    "load_model",
+    "materialize",
+    "safe_open",
     "sign_path",
     "verify_path",
 ]

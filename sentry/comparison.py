@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from sentry.atomic import unavailable
@@ -13,6 +15,9 @@ from sentry.formats.manifest import SINGLE_FILE, Manifest, Resource, is_under
 from sentry.hashing import ChangedError, OpenFile, map_files, safetensors_header_sha256
 from sentry.text import escape, join_names
 from sentry.tree import Tree
+
+# What to digest instead of an opened file of the model: its copy, which is made from the one descriptor.
+Detour = Callable[[OpenFile], AbstractContextManager[OpenFile]]
 
 
 class Comparison:
@@ -37,7 +42,7 @@ class Comparison:
     ) -> None:
         self._tree = tree
         self._manifest = manifest
-        self._files = _files_in(tree, manifest)
+        self._files = files_in(tree, manifest)
         self._signatures = frozenset(signatures)
         self._ignored = frozenset((*manifest.ignore_paths, *ignore, *self._signatures))
         self._ignore_unsigned = ignore_unsigned
@@ -62,12 +67,20 @@ class Comparison:
         if missing or unexpected or listed_links or changed:
             self._refuse(missing, {*unexpected, *listed_links}, changed, "sizes differ")
 
-    def compare_bytes(self, engine: Engine, hashes: Sequence[str], *, progress: Progress | None = None) -> int:
+    def compare_bytes(
+        self,
+        engine: Engine,
+        hashes: Sequence[str],
+        *,
+        detour: Detour = contextlib.nullcontext,
+        progress: Progress | None = None,
+    ) -> int:
         """Digest every signed file and compare.
 
         Args:
             engine: Where to hash.
             hashes: What to recompute; the manifest has a digest under each for every resource.
+            detour: Copies an opened file of the signed size; then it is the copy that is digested.
             progress: Called with the number of bytes hashed since the last call.
 
         Returns:
@@ -79,7 +92,11 @@ class Comparison:
         """
 
         def check(engine: Engine, file: OpenFile) -> tuple[int, str | None]:
-            return file.nbytes, self._check_file(engine, file, hashes, progress)
+            # The size that counts is the opened file's: a longer one is never read to its end.
+            if self._size_differs(file.path, file.nbytes):
+                return file.nbytes, "sizes differ"
+            with detour(file) as seen:
+                return seen.nbytes, self._check_file(engine, seen, hashes, progress)
 
         present = self._listing.files
         sizes = {path: present[path].nbytes if path in present else 0 for path in self._files}
@@ -127,9 +144,6 @@ class Comparison:
         self, engine: Engine, file: OpenFile, hashes: Sequence[str], progress: Progress | None
     ) -> str | None:
         """Return what differs, or None."""
-        # The size that counts is the opened file's: a longer one is never hashed to its end.
-        if self._size_differs(file.path, file.nbytes):
-            return "sizes differ"
         resources = self._files[file.path]
         for resource in resources:
             end = file.nbytes if resource.end is None else resource.end
@@ -166,8 +180,12 @@ class Comparison:
         return name if kind is None else f"{name} ({kind})"
 
 
-def _files_in(tree: Tree, manifest: Manifest) -> Mapping[str, tuple[Resource, ...]]:
-    """Return the signed files by their path in this tree; a single file has two spellings of its name."""
+def files_in(tree: Tree, manifest: Manifest) -> Mapping[str, tuple[Resource, ...]]:
+    """Return the signed files by their path in this tree; a single file has two spellings of its name.
+
+    Raises:
+        MismatchError: The manifest is of a directory and the tree a single file, or the other way round.
+    """
     files = manifest.by_path()
     if tree.is_directory:
         if SINGLE_FILE in files:

@@ -179,7 +179,7 @@ def _work_on_file(
     tree: Tree, path: str, directory: int, work: Callable[[str, int, int], Result], listed: Entry | None
 ) -> Result | ChangedError:
     try:
-        with tree.file(path.rpartition("/")[2], directory) as (descriptor, entry):
+        with tree.file(path, directory) as (descriptor, entry):
             # A directory renamed away and back leaves no trace in the listings: the opened file must be the listed one.
             if listed is not None and entry.stamp != listed.stamp:
                 return ChangedError("it changed while it was read")

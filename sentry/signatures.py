@@ -67,7 +67,7 @@ def check_signatures(
         TrustError: No trust was given, or not of a signature's kind.
     """
     check_trust(trust)
-    bundles = [_read(item) for item in signatures]
+    bundles = [read_signature(item) for item in signatures]
     signers = tuple(trust.verify(bundle, insecure_legacy=insecure_legacy) for bundle in bundles)
     if any(bundle.envelope.payload != bundles[0].envelope.payload for bundle in bundles):
         raise SignatureError("the signatures are not over the same payload")
@@ -126,7 +126,13 @@ def hashes_to_recompute(manifest: Manifest, choice: str | None) -> tuple[str, ..
     return wanted
 
 
-def _read(signature: AnyPath | Bundle) -> Bundle:
+def read_signature(signature: AnyPath | Bundle) -> Bundle:
+    """Read a signature file; nothing in it is believed yet.
+
+    Raises:
+        SignatureError: It is missing or malformed.
+        UnavailableError: It cannot be read.
+    """
     if isinstance(signature, Bundle):
         return signature
     if not os.path.lexists(signature):

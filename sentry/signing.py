@@ -103,7 +103,9 @@ def build_manifest(
         if tree.is_directory:
             ignored = sorted({*GIT_PATHS, SIGNATURE_NAME, *ignored})
         listing = tree.list(ignored)
-        if keep_out is not None and (lies_in(keep_out, tree.path) or listing.has_file(keep_out)):
+        if keep_out is not None and (
+            any(lies_in(keep_out, place) for place in tree.places) or listing.has_file(keep_out)
+        ):
             raise RefusedError("the private key lies inside the model", hint="move it out: models get published")
         _refuse_what_cannot_be_signed(listing, shard_bytes)
         resources = _hash_files(tree, listing, chosen, _Worker(SIGN_CHOICES[hash], shard_bytes, progress))

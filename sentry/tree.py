@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model directories, walked by descriptor: every name is opened relative to its parent, and no link is ever followed.
 
-What is listed is compared with what is listed again at the end, so that a tree that changes meanwhile is noticed.
-Hard links are ordinary files here: whoever can write one can write the file anyway.
+The links of a Hugging Face snapshot are no exception: they are read, and name files of one directory that is held open
+(`sentry.snapshots`). What is listed is compared with what is listed again at the end, so that a tree
+that changes meanwhile is noticed. Hard links are ordinary files here: whoever can write one can write the file anyway.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Self
 from sentry.atomic import unavailable
 from sentry.errors import RefusedError, UnavailableError
 from sentry.formats.manifest import MAX_DEPTH, SINGLE_FILE
+from sentry.snapshots import Blobs, blobs_path
 from sentry.text import escape
 
 _DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
@@ -107,12 +109,21 @@ class Tree:
         except OSError as error:
             raise unavailable(error, f"cannot read {escape(str(path))}") from None
         self.is_directory = kind == stat.S_IFDIR
+        self._blobs = Blobs.of(self._root) if self.is_directory else None
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The directories whose content came with the model: its own, and for a snapshot its blobs'."""
+        own = (self.path,) if self.is_directory else ()
+        return own if self._blobs is None else (*own, blobs_path(self.path))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         os.close(self._root)
+        if self._blobs is not None:
+            self._blobs.close()
 
     def list(self, ignore: Collection[str] = ()) -> Listing:
         """List the tree.
@@ -157,8 +168,15 @@ class Tree:
         elif kind == stat.S_IFDIR:
             with _opened(entry.name, _DIRECTORY, directory) as below:
                 self._list_directory(below, path + "/", ignore, listing)
+        elif kind == stat.S_IFLNK and (blob := self._blob_status(path, directory)) is not None:
+            listing.files[path] = _entry(blob)
         else:
             listing.irregular[path] = _KINDS.get(kind, "a special file")
+
+    def _blob_status(self, path: str, directory: int) -> os.stat_result | None:
+        if self._blobs is None:
+            return None
+        return self._blobs.status(path.rpartition("/")[2], directory, path.count("/"))
 
     @contextlib.contextmanager
     def directory(self, path: str) -> Iterator[int]:
@@ -175,18 +193,26 @@ class Tree:
             yield descriptor
 
     @contextlib.contextmanager
-    def file(self, name: str, directory: int) -> Iterator[tuple[int, Entry]]:
-        """Open a regular file by its name in an opened directory; a single file's tree knows only `SINGLE_FILE`.
+    def file(self, path: str, directory: int) -> Iterator[tuple[int, Entry]]:
+        """Open a regular file of the tree, or the blob that it stands for.
+
+        Args:
+            path: Relative to the root; a single file's tree knows only `SINGLE_FILE`.
+            directory: Descriptor of the directory that holds it, from `directory`.
 
         Raises:
             FileNotFoundError: It is not there.
             NotAFileError: It is a link, or not a regular file.
         """
         if not self.is_directory:
-            if name != SINGLE_FILE:
-                raise FileNotFoundError(name)
+            if path != SINGLE_FILE:
+                raise FileNotFoundError(path)
             yield self._root, _entry(os.fstat(self._root))
             return
+        name = path.rpartition("/")[2]
+        blob = None if self._blobs is None else self._blobs.named_by(name, directory, path.count("/"))
+        if self._blobs is not None and blob is not None:
+            name, directory = blob, self._blobs.descriptor
         with _opened(name, _FILE, directory) as descriptor:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

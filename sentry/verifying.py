@@ -10,16 +10,18 @@ they read are for that.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 from sentry import engine as engines
 from sentry.bundle import Bundle
-from sentry.comparison import Comparison
+from sentry.comparison import Comparison, Detour
+from sentry.engine import EngineChoice
 from sentry.engine.contract import Progress
 from sentry.errors import MismatchError, RefusedError
 from sentry.formats.digest import VERIFY_CHOICES
+from sentry.hub import resolve_model
 from sentry.paths import AnyPath, inside_model, relative_to_model
 from sentry.signatures import (
     Signatures,
@@ -49,7 +51,7 @@ def verify_path(
     """Verify a model directory or a single file against its signature.
 
     Args:
-        path: The model.
+        path: The model, or `hf:org/name@revision` for one on the Hugging Face Hub (docs/cli.md, "Models on a hub").
         signature: A signature file, a `Bundle`, or several: then each must verify, over the same payload.
         trust: Whose signature counts, for example `KeyTrust.from_file("public.pem")`.
         hash: What to recompute: `sha256`, `blake3`, `blake2b`, or `both` (SHA-256 and BLAKE3). By default BLAKE3 where
@@ -68,30 +70,89 @@ def verify_path(
         SignatureError: The signature is missing, malformed, or not over this payload by the trusted signer.
         TrustError: No trust was given, or not of this signature's kind, or it lies inside the model.
         MismatchError: The model differs from what was signed; the names say where.
-        UnavailableError: Something could not be read.
+        UnavailableError: Something could not be read, or not be fetched.
         ValueError: An argument has no meaning.
     """
-    started = time.perf_counter()
+    options = Options(
+        engine=choose_engine(engine, hash),
+        hash=hash,
+        ignore=tuple(ignore),
+        ignore_unsigned=ignore_unsigned,
+        insecure_legacy=insecure_legacy,
+        progress=progress,
+    )
+    given = each_signature(signature)
+    with refusals_as_mismatches(), Tree(resolve_model(path)) as tree:
+        return verify_tree(tree, given, trust, own=own_signatures(tree, given), options=options)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to verify an opened model; what is not explained here is explained at `verify_path`.
+
+    Attributes:
+        engine: The engine, and why it was taken.
+        detour: Makes copies of the files, which are then digested in their place.
+        started: When the work began, in seconds of `time.perf_counter`.
+    """
+
+    engine: EngineChoice
+    hash: str | None = None
+    ignore: tuple[AnyPath, ...] = ()
+    ignore_unsigned: bool = False
+    insecure_legacy: bool = False
+    progress: Progress | None = None
+    detour: Detour = nullcontext
+    started: float = field(default_factory=time.perf_counter)
+
+
+def choose_engine(engine: str, hash: str | None) -> EngineChoice:  # noqa: A002
+    """Turn the arguments `engine` and `hash` of a verification into the engine.
+
+    Raises:
+        ValueError: One of them has no meaning.
+        EngineError: The engine cannot run here.
+    """
     if hash is not None and hash not in VERIFY_CHOICES:
         raise ValueError(f"there is no hash {hash!r} to verify; known are {', '.join(VERIFY_CHOICES)}")
-    chosen = engines.choose(engine)
-    given = each_signature(signature)
-    with _refusals_as_mismatches(), Tree(Path(path)) as tree:
-        check_trust(trust, outside=tree.path if tree.is_directory else None)
-        signed = check_signatures(given, trust, insecure_legacy=insecure_legacy)
-        manifest = file_manifest(signed, insecure_legacy=insecure_legacy)
-        hashes = hashes_to_recompute(manifest, hash)
-        own_files = [item for item in given if not isinstance(item, Bundle)]
-        comparison = Comparison(
-            tree,
-            manifest,
-            ignore=relative_to_model(tree.path, ignore),
-            signatures=[inside for item in own_files if (inside := inside_model(tree.path, item)) is not None],
-            ignore_unsigned=ignore_unsigned,
-        )
-        comparison.compare_names_and_sizes()
-        nbytes = comparison.compare_bytes(chosen.engine, hashes, progress=progress)
-        comparison.compare_again()
+    return engines.choose(engine)
+
+
+def verify_tree(
+    tree: Tree, signatures: Sequence[AnyPath | Bundle], trust: Trust, *, own: Collection[str], options: Options
+) -> Verification:
+    """Verify an opened model.
+
+    Args:
+        tree: The model.
+        signatures: All of them must verify.
+        trust: Whose signature counts.
+        own: Where those of them lie that lie in the model.
+        options: The rest.
+
+    Returns:
+        The evidence.
+
+    Raises:
+        VerificationError: As in `verify_path`.
+        UnavailableError: Something could not be read.
+    """
+    for place in tree.places:
+        check_trust(trust, outside=place)
+    signed = check_signatures(signatures, trust, insecure_legacy=options.insecure_legacy)
+    manifest = file_manifest(signed, insecure_legacy=options.insecure_legacy)
+    hashes = hashes_to_recompute(manifest, options.hash)
+    comparison = Comparison(
+        tree,
+        manifest,
+        ignore=relative_to_model(tree.path, options.ignore),
+        signatures=own,
+        ignore_unsigned=options.ignore_unsigned,
+    )
+    comparison.compare_names_and_sizes()
+    engine = options.engine.engine
+    nbytes = comparison.compare_bytes(engine, hashes, detour=options.detour, progress=options.progress)
+    comparison.compare_again()
     return Verification(
         path=tree.path,
         signers=signed.signers,
@@ -101,14 +162,20 @@ def verify_path(
         nbytes=nbytes,
         not_covered=comparison.not_covered(),
         unchecked_hashes=tuple(name for name in manifest.hashes() if name not in hashes),
-        engine=chosen.engine.name,
-        engine_reason=chosen.explain(hashes),
-        seconds=time.perf_counter() - started,
+        engine=engine.name,
+        engine_reason=options.engine.explain(hashes),
+        seconds=time.perf_counter() - options.started,
     )
 
 
+def own_signatures(tree: Tree, signatures: Iterable[AnyPath | Bundle]) -> dict[str, AnyPath]:
+    """Return the signature files that lie in a model, by their paths relative to it."""
+    files = [item for item in signatures if not isinstance(item, Bundle)]
+    return {inside: item for item in files if (inside := inside_model(tree.path, item)) is not None}
+
+
 @contextmanager
-def _refusals_as_mismatches() -> Iterator[None]:
+def refusals_as_mismatches() -> Iterator[None]:
     """What a signer would refuse (a link in the place of a model, say), no signature vouches for."""
     try:
         yield

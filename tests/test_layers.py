@@ -25,11 +25,13 @@ LAYERS = [
             "sentry.engine",
             "sentry.trust",
             "sentry.tree",
+            "sentry.snapshots",
             "sentry.hashing",
             "sentry.atomic",
             "sentry.bundle",
             "sentry.paths",
             "sentry.dtypes",
+            "sentry.readers",
         ),
     ),
     (
@@ -39,8 +41,11 @@ LAYERS = [
             "sentry.comparison",
             "sentry.signatures",
             "sentry.signing",
+            "sentry.hub",
+            "sentry.materializing",
             "sentry.verifying",
             "sentry.doctor",
+            "sentry.loading",
         ),
     ),
     (4, ("sentry.integrations",)),
@@ -99,7 +104,7 @@ HOMES = {
     "click": ("sentry.cli",),
     "rich": ("sentry.cli",),
     "transformers": ("sentry.integrations.transformers", "sentry.integrations.adoption"),
-    "huggingface_hub": ("sentry.integrations.transformers",),
+    "huggingface_hub": ("sentry.hub", "sentry.integrations.transformers"),
     "vllm": ("sentry.integrations.vllm",),
 }
 
@@ -189,7 +194,11 @@ def test_every_third_party_package_has_its_home(package: str) -> None:
 
 
 # Where the kernel cache lies, and what cuFile is told; never anything that decides what verifies.
-ENVIRONMENT = {"sentry.engine.nvrtc": {"os.environ"}, "sentry.doctor": {"os.environ"}}
+ENVIRONMENT = {
+    "sentry.engine.nvrtc": {"os.environ"},
+    "sentry.doctor": {"os.environ"},
+    "sentry.readers.gds": {"os.environ"},
+}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("sentry.cli")])

@@ -18,12 +18,16 @@ import click
 
 from sentry.engine import is_engine
 from sentry.errors import FormatError, UnavailableError
-from sentry.text import escape, visible
+from sentry.formats.digest import VERIFY_CHOICES
+from sentry.text import escape, file_size, visible
 
 if TYPE_CHECKING:
     from sentry.engine.contract import Progress
     from sentry.trust.keys import KeySigner, KeyTrust
+    from sentry.verification import Verification
 
+# Below this, start-up is all that a rate would show.
+RATE_BYTES = 10_000_000
 PASSWORD_VARIABLE = b"SENTRY_KEY_PASSWORD"
 
 
@@ -49,6 +53,19 @@ def _engine_name(_context: click.Context, _parameter: click.Parameter, value: st
     return value
 
 
+hash_option = click.option(
+    "--hash",
+    "hash_choice",
+    type=click.Choice(list(VERIFY_CHOICES)),
+    help="What to recompute.  [default: blake3 where signed]",
+)
+key_option = click.option("--key", type=PATH, help="Public key (PEM) of the signer that you trust.")
+signature_option = click.option(
+    "--signature",
+    type=PATH,
+    multiple=True,
+    help="Signature file; each one given must verify.  [default: PATH/model.sig or PATH.sig]",
+)
 engine_option = click.option(
     "--engine",
     default="auto",
@@ -151,10 +168,12 @@ def load_signer(key: Path, password_file: Path | None, *, insecure_key_mode: boo
         raise KeyUsageError(str(error), error.hint) from None
 
 
-def load_trust(key: Path) -> KeyTrust:
-    """Read a public key."""
+def load_trust(key: Path | None) -> KeyTrust:
+    """Read a public key; that one is given is checked here, so that every command says the same."""
     from sentry.trust.keys import KeyTrust
 
+    if key is None:
+        raise KeyUsageError("no trust was given", hint="say whose signature counts: --key public.pem")
     try:
         return KeyTrust.from_file(key)
     except FormatError as error:
@@ -192,3 +211,44 @@ def check_ignored(model: Path, ignored: Iterable[Path]) -> None:
         relative_to_model(model, ignored)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def resolve(path: Path) -> Path:
+    """Return the path of a model that may lie on a hub; then it is fetched first."""
+    from sentry.hub import SCHEME, parse_reference, resolve_model
+
+    if os.fspath(path).startswith(SCHEME):
+        try:
+            parse_reference(os.fspath(path))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    return resolve_model(path)
+
+
+def print_verification(verification: Verification, *, done: str = "verified", source: Path | None = None) -> None:
+    """Write the evidence as a table.
+
+    Args:
+        verification: The evidence.
+        done: What the first row is called.
+        source: Where a copy came from.
+    """
+    manifest = verification.manifest
+    unchecked = ", ".join(verification.unchecked_hashes)
+    rate = f", {verification.nbytes / verification.seconds / 1e9:.2f} GB/s" if verification.nbytes > RATE_BYTES else ""
+    rows = [(done, escape(str(verification.path)))]
+    rows += [("from", escape(str(source)))] if source is not None else []
+    rows += [("signer", f"{signer.method} {signer.name} ({signer.algorithm})") for signer in verification.signers]
+    rows += [("name", escape(manifest.artifact_name))] if manifest.artifact_name else []
+    rows += [("version", escape(manifest.version))] if manifest.version else []
+    rows += [
+        ("files", f"{len(verification.files)}, {file_size(verification.nbytes)}"),
+        (
+            "hash",
+            " and ".join(verification.hashes) + (f" (signed too, not recomputed: {unchecked})" if unchecked else ""),
+        ),
+        ("engine", f"{verification.engine} ({verification.engine_reason})"),
+        ("time", f"{verification.seconds:.2f} s{rate}"),
+    ]
+    print_table(rows)
+    print_names("not covered by the signature", verification.not_covered, limit=None)

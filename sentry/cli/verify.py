@@ -4,47 +4,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from sentry.cli.output import (
     PATH,
-    KeyUsageError,
     check_ignored,
     engine_option,
+    hash_option,
+    key_option,
     load_trust,
     print_json,
-    print_names,
-    print_table,
+    print_verification,
     progress_bar,
+    resolve,
+    signature_option,
 )
-from sentry.formats.digest import VERIFY_CHOICES
 from sentry.paths import default_signature_path
-from sentry.text import escape, file_size
-
-# Below this, start-up is all that a rate would show.
-RATE_BYTES = 10_000_000
-
-if TYPE_CHECKING:
-    from sentry.verification import Verification
 
 
 @click.command("verify")
 @click.argument("path", type=PATH)
-@click.option("--key", type=PATH, help="Public key (PEM) of the signer that you trust.")
-@click.option(
-    "--signature",
-    type=PATH,
-    multiple=True,
-    help="Signature file; each one given must verify.  [default: PATH/model.sig or PATH.sig]",
-)
-@click.option(
-    "--hash",
-    "hash_choice",
-    type=click.Choice(list(VERIFY_CHOICES)),
-    help="What to recompute.  [default: blake3 where signed]",
-)
+@key_option
+@signature_option
+@hash_option
 @click.option(
     "--ignore",
     type=PATH,
@@ -76,10 +59,9 @@ def command(
     """
     from sentry.verifying import verify_path
 
-    if key is None:
-        raise KeyUsageError("no trust was given", hint="say whose signature counts: --key public.pem")
-    check_ignored(path, ignore)
     trust = load_trust(key)
+    path = resolve(path)
+    check_ignored(path, ignore)
     with progress_bar("verifying", path) as progress:
         verification = verify_path(
             path,
@@ -95,25 +77,4 @@ def command(
     if as_json:
         print_json(verification.to_json())
     else:
-        _print(verification)
-
-
-def _print(verification: Verification) -> None:
-    manifest = verification.manifest
-    unchecked = ", ".join(verification.unchecked_hashes)
-    rate = f", {verification.nbytes / verification.seconds / 1e9:.2f} GB/s" if verification.nbytes > RATE_BYTES else ""
-    rows = [("verified", escape(str(verification.path)))]
-    rows += [("signer", f"{signer.method} {signer.name} ({signer.algorithm})") for signer in verification.signers]
-    rows += [("name", escape(manifest.artifact_name))] if manifest.artifact_name else []
-    rows += [("version", escape(manifest.version))] if manifest.version else []
-    rows += [
-        ("files", f"{len(verification.files)}, {file_size(verification.nbytes)}"),
-        (
-            "hash",
-            " and ".join(verification.hashes) + (f" (signed too, not recomputed: {unchecked})" if unchecked else ""),
-        ),
-        ("engine", f"{verification.engine} ({verification.engine_reason})"),
-        ("time", f"{verification.seconds:.2f} s{rate}"),
-    ]
-    print_table(rows)
-    print_names("not covered by the signature", verification.not_covered, limit=None)
+        print_verification(verification)

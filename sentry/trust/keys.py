@@ -77,7 +77,7 @@ class KeySigner:
         if b"PRIVATE KEY-----" not in data:
             kind = "a public key; signing needs the private one" if b"PUBLIC KEY-----" in data else _NO_PRIVATE_KEY
             raise FormatError(f"{escape(str(source))} is {kind}")
-        if not insecure_key_mode and others_can_read(status.st_mode) and not _on_secret_mount(source, status):
+        if not insecure_key_mode and is_exposed(source, status):
             raise RefusedError(
                 f"other users can read the private key {escape(str(source))}",
                 hint=f"run: chmod 600 {escape(str(source))}; if that is impossible, --insecure-key-mode accepts it",
@@ -210,6 +210,11 @@ def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
 def others_can_read(mode: int) -> bool:
     """Say whether a file's mode lets its group or everybody read it."""
     return bool(stat.S_IMODE(mode) & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def is_exposed(path: Path, status: os.stat_result) -> bool:
+    """Say whether a file is no place for a secret: others can read it, and it is not how containers get secrets."""
+    return others_can_read(status.st_mode) and not _on_secret_mount(path, status)
 
 
 def _on_secret_mount(path: Path, status: os.stat_result) -> bool:

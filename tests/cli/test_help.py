@@ -10,7 +10,7 @@ import pytest
 
 from sentry.cli import cli as group
 
-COMMANDS = ("keygen", "sign", "verify", "inspect", "digest", "doctor")
+COMMANDS = ("keygen", "sign", "verify", "materialize", "inspect", "digest", "doctor")
 OPTIONS = {
     "keygen": {"--private", "--public", "--algorithm"},
     "sign": {
@@ -36,6 +36,7 @@ OPTIONS = {
         "--engine",
         "--json",
     },
+    "materialize": {"--key", "--signature", "--hash", "--ignore-unsigned", "--engine", "--json"},
     "inspect": {"--json"},
     "digest": {"--hash", "--engine", "--json"},
     "doctor": {"--json"},

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fast loaders of others: InstantTensor and fastsafetensors, if they are installed.
+
+They open the files once more, by way of our descriptors: `/proc/self/fd/N` is the file that is open, whatever its name
+leads to by now. They are closed, and the GPU has finished what they gave it, before anything is hashed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from sentry.formats.safetensors import TensorEntry
+from sentry.readers import Reader, ReaderUnavailableError, SourceFile, Tensors
+from sentry.readers.place import Place, no_room
+from sentry.readers.ring import RingReader
+
+# InstantTensor's buffer on the GPU holds at least its largest tensor. Larger ones than this come another way, so that
+# no load needs more than this beside the model.
+RING_BYTES = 256 * 1024 * 1024
+
+
+class InstantTensorReader:
+    """InstantTensor (https://github.com/scitix/InstantTensor): asynchronous reads, or a mapping of files in memory.
+
+    Args:
+        other: Reads tensors that are larger than its buffer, at the same time.
+    """
+
+    name = "instanttensor"
+
+    def __init__(self, other: Reader | None = None) -> None:
+        self._other = other or RingReader()
+
+    def load(self, files: Sequence[SourceFile], place: Place) -> list[Tensors]:
+        """Read all tensors of all files; see `sentry.readers.Reader`."""
+        module = _module("instanttensor")
+        small = [_only(file, lambda entry: entry.nbytes <= RING_BYTES) for file in files]
+        large = [_only(file, lambda entry: entry.nbytes > RING_BYTES) for file in files]
+        if not all(file.header.tensors for file in small):
+            raise ReaderUnavailableError("it does not read files without small tensors")
+        with ThreadPoolExecutor(1, thread_name_prefix="sentry-large") as pool:
+            others = pool.submit(self._other.load, large, place) if any(file.header.tensors for file in large) else None
+            found = self._load(module, small, place)
+            rest = others.result() if others else [{} for _ in files]
+        return [{**tensors, **more} for tensors, more in zip(found, rest, strict=True)]
+
+    def _load(self, module: Any, files: Sequence[SourceFile], place: Place) -> list[dict[str, Any]]:  # noqa: ANN401
+        # Files come in the order of their names.
+        ordered = sorted(files, key=_path)
+        names = [entry.name for file in ordered for entry in file.header.tensors]
+        with _of_others(place, "InstantTensor") as torch:
+            source = module.safe_open(
+                [_path(file) for file in ordered],
+                framework="pt",
+                device=place.ordinal,
+                buffer_size=RING_BYTES,
+                tensor_filter=names,
+                tensor_name_match_mode="exact",
+            )
+            with source:
+                tensors = list(source.tensors())
+            torch.cuda.synchronize()
+        found: dict[int, dict[str, Any]] = {file.descriptor: {} for file in ordered}
+        owners = [file.descriptor for file in ordered for _ in file.header.tensors]
+        # What comes too much or too little, or under another name, is noticed by whoever checks the tensors.
+        for owner, (name, tensor) in zip(owners + owners[-1:] * len(tensors), tensors, strict=False):
+            found[owner][name] = tensor
+        return [found[file.descriptor] for file in files]
+
+
+class FastSafetensorsReader:
+    """fastsafetensors (https://github.com/foundation-model-stack/fastsafetensors), without GPUDirect Storage."""
+
+    name = "fastsafetensors"
+
+    def load(self, files: Sequence[SourceFile], place: Place) -> list[Tensors]:
+        """Read all tensors of all files; see `sentry.readers.Reader`."""
+        module = _module("fastsafetensors")
+        if not all(file.header.tensors for file in files):
+            raise ReaderUnavailableError("it does not read files without tensors")
+        with _of_others(place, "fastsafetensors") as torch:
+            loader = module.SafeTensorsFileLoader(module.SingleGroup(), str(place), nogds=True)
+            try:
+                loader.add_filenames({0: [_path(file) for file in files]})
+                buffers = loader.copy_files_to_device()
+                try:
+                    found = [
+                        {entry.name: buffers.get_tensor(entry.name) for entry in file.header.tensors} for file in files
+                    ]
+                    torch.cuda.synchronize()
+                finally:
+                    buffers.close()
+            finally:
+                loader.close()
+        return [{name: _aligned(tensor) for name, tensor in tensors.items()} for tensors in found]
+
+
+def _module(name: str) -> Any:  # noqa: ANN401
+    import importlib  # noqa: PLC0415
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ReaderUnavailableError(f"{name} is not installed" if error.name == name else str(error)) from None
+
+
+def _only(file: SourceFile, wanted: Callable[[TensorEntry], bool]) -> SourceFile:
+    """Return the file as if it had only some of its tensors."""
+    tensors = tuple(entry for entry in file.header.tensors if wanted(entry))
+    return replace(file, header=replace(file.header, tensors=tensors))
+
+
+def _path(file: SourceFile) -> str:
+    return f"/proc/self/fd/{file.descriptor}"
+
+
+def _aligned(tensor: Any) -> Any:  # noqa: ANN401
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+@contextmanager
+def _of_others(place: Place, what: str) -> Iterator[Any]:
+    """Run another loader's code on the right GPU; whatever stops it, the next reader may know better."""
+    import torch  # noqa: PLC0415
+
+    try:
+        with warnings.catch_warnings(), torch.cuda.device(place.ordinal):
+            warnings.simplefilter("ignore")
+            yield torch
+    except torch.OutOfMemoryError:
+        raise no_room(str(place)) from None
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise ReaderUnavailableError(f"{what} failed: {first or type(error).__name__}") from error

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files in blocks, and which pieces of which tensors a block holds."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sentry.readers import SourceFile
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A range of one file's bytes.
+
+    Attributes:
+        file: Number of the file.
+        begin: First byte, counted from the start of the file, and `end` the one behind the last.
+    """
+
+    file: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a block holds of one tensor.
+
+    Attributes:
+        tensor: Number of the tensor in the file.
+        at: Where the piece begins in the block, in bytes.
+        offset: Where it begins in the tensor.
+        nbytes: Its length.
+    """
+
+    tensor: int
+    at: int
+    offset: int
+    nbytes: int
+
+
+class Layout:
+    """Where the tensors of one file lie in it."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._entries = [entry for entry in enumerate(file.header.tensors) if entry[1].nbytes]
+        self._begins = [file.payload_begin + entry.begin for _, entry in self._entries]
+
+    def pieces(self, begin: int, end: int) -> Iterator[Piece]:
+        """Yield what a range of the file holds of its tensors, in order."""
+        index = max(0, bisect_right(self._begins, begin) - 1)
+        while index < len(self._entries) and self._begins[index] < end:
+            number, entry = self._entries[index]
+            start = self._begins[index]
+            first, last = max(begin, start), min(end, start + entry.nbytes)
+            if first < last:
+                yield Piece(number, first - begin, first - start, last - first)
+            index += 1
+
+
+def blocks(files: Sequence[SourceFile], block_bytes: int) -> Iterator[Block]:
+    """Cut the files' tensors into blocks that end at multiples of the block size, counted from the files' starts.
+
+    Tensors that a header leaves out are not read.
+    """
+    for number, file in enumerate(files):
+        for begin, end in _runs(file):
+            at = begin
+            while at < end:
+                stop = min(end, (at // block_bytes + 1) * block_bytes)
+                yield Block(number, at, stop)
+                at = stop
+
+
+def _runs(file: SourceFile) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of the file that its tensors take, neighbours as one."""
+    run: tuple[int, int] | None = None
+    for entry in file.header.tensors:
+        begin, end = file.payload_begin + entry.begin, file.payload_begin + entry.end
+        if run is not None and run[1] == begin:
+            run = (run[0], end)
+            continue
+        if run is not None:
+            yield run
+        run = (begin, end)
+    if run is not None:
+        yield run

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where tensors are to lie, and memory for them there: each in an allocation of its own, aligned, and ours."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sentry.dtypes import NUMPY_NAMES, TORCH_NAMES, TORCH_PACKED
+from sentry.errors import UnavailableError
+from sentry.formats.safetensors import TensorEntry
+
+FRAMEWORKS = ("pt", "np")
+_DEVICE = re.compile(r"cpu|cuda(?::([0-9]{1,3}))?")
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory for one tensor.
+
+    Attributes:
+        array: What the caller gets: a `torch.Tensor` or a `numpy.ndarray`.
+        raw: The same memory as a flat array of bytes.
+    """
+
+    array: Any
+    raw: Any
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tensors are to lie.
+
+    Attributes:
+        framework: `pt` or `np`.
+        ordinal: Which GPU; None for the host.
+    """
+
+    framework: str
+    ordinal: int | None = None
+
+    @classmethod
+    def of(cls, framework: str, device: object) -> Place:
+        """Read the `framework=` and `device=` arguments as safetensors' users write them.
+
+        Args:
+            framework: `pt` or `np`.
+            device: `cpu`, `cuda`, `cuda:N`, a number, or a `torch.device`.
+
+        Raises:
+            ValueError: They mean nothing, or not together.
+        """
+        if framework not in FRAMEWORKS:
+            raise ValueError(f"there is no framework {framework!r}; known are {', '.join(FRAMEWORKS)}")
+        match = _DEVICE.fullmatch(f"cuda:{device}" if type(device) is int else str(device))
+        if match is None:
+            raise ValueError(f"there is no device {str(device)!r}; known are cpu, cuda, cuda:N and N")
+        if match[0] == "cpu":
+            return cls(framework)
+        if framework == "np":
+            raise ValueError("NumPy's arrays lie on the host: leave device out, or load with framework='pt'")
+        return cls(framework, int(match[1]) if match[1] else _current_gpu())
+
+    def __str__(self) -> str:
+        return "cpu" if self.ordinal is None else f"cuda:{self.ordinal}"
+
+    def check_dtype(self, entry: TensorEntry) -> None:
+        """Refuse a dtype that the framework does not have.
+
+        Raises:
+            UnavailableError: Naming the tensor.
+        """
+        if self._dtype(entry.dtype) is None:
+            library = "torch" if self.framework == "pt" else "NumPy (with ml_dtypes, if installed)"
+            raise UnavailableError(f"{library} has no dtype for {entry.dtype}, which {entry.name[:80]!r} has")
+
+    def allocate(self, entry: TensorEntry) -> Room:
+        """Allocate memory for a tensor; its content is whatever lay there.
+
+        Raises:
+            UnavailableError: There is no room.
+        """
+        dtype = self._dtype(entry.dtype)
+        if self.framework == "np":
+            import numpy as np  # noqa: PLC0415
+
+            raw = np.empty(entry.nbytes, np.uint8)
+            return Room(raw.view(dtype).reshape(entry.shape), raw)
+        import torch  # noqa: PLC0415
+
+        try:
+            raw = torch.empty(entry.nbytes, dtype=torch.uint8, device=str(self))
+        except torch.OutOfMemoryError:
+            raise no_room(str(self)) from None
+        except (AssertionError, RuntimeError) as error:
+            if "not enough memory" in str(error):  # how torch says it of the host's
+                raise no_room(str(self)) from None
+            raise UnavailableError(f"{self} cannot be used: {str(error).splitlines()[0]}") from None
+        return Room(raw.view(dtype).reshape(self.shape_of(entry)), raw)
+
+    def shape_of(self, entry: TensorEntry) -> tuple[int, ...]:
+        """Return the shape that the framework's array has: torch packs two F4 into one element."""
+        packed = TORCH_PACKED.get(entry.dtype, 1) if self.framework == "pt" else 1
+        if packed == 1 or not entry.shape:
+            return entry.shape
+        return (*entry.shape[:-1], entry.shape[-1] // packed)
+
+    def dtype_of(self, entry: TensorEntry) -> Any:  # noqa: ANN401  (torch's and NumPy's dtypes have nothing in common)
+        """Return the framework's dtype of a tensor; None if it has none."""
+        return self._dtype(entry.dtype)
+
+    def _dtype(self, name: str) -> Any:  # noqa: ANN401
+        if self.framework == "pt":
+            import torch  # noqa: PLC0415
+
+            return getattr(torch, TORCH_NAMES.get(name, ""), None)
+        import numpy as np  # noqa: PLC0415
+
+        other = NUMPY_NAMES.get(name, "")
+        if not hasattr(np, other):
+            try:
+                import ml_dtypes  # noqa: PLC0415
+            except ImportError:
+                return None
+            return np.dtype(getattr(ml_dtypes, other)) if hasattr(ml_dtypes, other) else None
+        return np.dtype(other)
+
+
+def no_room(device: str) -> UnavailableError:
+    """Return the error that says that memory is short."""
+    return UnavailableError(f"{device} has no room for the model", hint="free memory there, or load to another device")
+
+
+def _current_gpu() -> int:
+    import torch  # noqa: PLC0415
+
+    try:
+        return int(torch.cuda.current_device())
+    except (AssertionError, RuntimeError) as error:  # the first where torch is built without CUDA
+        raise UnavailableError(f"there is no usable GPU: {str(error).splitlines()[0]}") from None
