@@ -8,7 +8,6 @@ Nothing is fetched from a hub. Not proved: that the model's code, if it is allow
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import shutil
 import tempfile
@@ -19,8 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from sentry.errors import MismatchError, UnavailableError
+from sentry.hub import resolve_model
 from sentry.integrations.adoption import adopt, find_model_class, load_config
 from sentry.integrations.remote_code import VerifiedCode, auto_map, check_auto_maps
+from sentry.loading.evidence import LoadVerification
+from sentry.loading.loaded import load_file
+from sentry.materializing import materialize
 from sentry.paths import AnyPath
 from sentry.signatures import Signatures, each_signature
 from sentry.text import escape
@@ -48,7 +51,7 @@ class VerifiedModel:
 
     model: Any
     directory: Path
-    verification: Verification
+    verification: LoadVerification
     files: Verification
     _code: VerifiedCode | None = field(default=None, repr=False)
     _remove: weakref.finalize[..., Any] | None = field(default=None, repr=False)
@@ -111,7 +114,8 @@ def from_pretrained(
     """Load a verified model, as `Cls.from_pretrained(directory)` would load it unverified.
 
     Args:
-        directory: A signed model directory with safetensors weights, in one file or sharded.
+        directory: A signed model directory with safetensors weights, in one file or sharded; `hf:org/name@revision`
+            fetches one from the hub first.
         signature: Its signature file, a `Bundle`, or several that must all verify.
         trust: Whose signature counts.
         auto_class: An auto class such as `transformers.AutoModelForCausalLM`, its name, or a model's class. By default
@@ -134,19 +138,18 @@ def from_pretrained(
         ValueError: An argument has no meaning, or would have other bytes used than those that are signed.
     """
     _check_packages(device)
+    directory = resolve_model(directory)
     given = each_signature(signature)  # both steps below read these, whatever the caller passed
     parent = tempfile.mkdtemp(prefix="sentry-", dir=workdir)
     copy = Path(parent, "model")
     try:
-        files = _flow("materialize")(directory, given, trust, copy, only=is_small, engine=engine)
-        _check_supported(copy, files.files)
+        files = materialize(directory, given, trust, copy, only=is_small, engine=engine)
+        _check_supported(copy, files.not_read)
         check_auto_maps(copy, files.files, trusted=trust_remote_code)
         code = VerifiedCode(copy) if trust_remote_code else None
         config = load_config(copy, code, model_kwargs)
         cls, config = find_model_class(config, auto_class, code, copy)
-        weights = _flow("load_file")(
-            directory, given, trust, root=directory, device=device, reader=reader, engine=engine
-        )
+        weights = load_file(directory, given, trust, root=directory, device=device, reader=reader, engine=engine)
         _check_same_statement(files, weights.verification)
         model = adopt(cls, config, dict(weights), device=device, dtype=dtype, directory=copy)
     except BaseException:
@@ -156,7 +159,7 @@ def from_pretrained(
     return VerifiedModel(model, copy, weights.verification, files, code, remove)
 
 
-def _check_same_statement(one: Verification, other: Verification) -> None:
+def _check_same_statement(one: Verification, other: LoadVerification) -> None:
     """Refuse parts of two versions: a signature file may be replaced between two readings, by another valid one."""
     if one.payload_sha256 != other.payload_sha256:
         raise MismatchError("the signature was exchanged while the model was being loaded")
@@ -165,10 +168,6 @@ def _check_same_statement(one: Verification, other: Verification) -> None:
 def is_small(path: str) -> bool:
     """Say whether a signed file is one to copy: no weights, of whatever framework."""
     return not path.lower().endswith(WEIGHT_SUFFIXES)
-
-
-def _flow(name: str) -> Any:  # noqa: ANN401
-    return getattr(importlib.import_module("sentry"), name)
 
 
 def _check_packages(device: str) -> None:
@@ -193,11 +192,11 @@ def _has_package(name: str) -> bool:
     return spec is not None and spec.origin is not None  # else a mere folder of that name
 
 
-def _check_supported(copy: Path, signed: tuple[str, ...]) -> None:
+def _check_supported(copy: Path, weights: tuple[str, ...]) -> None:
     if not (copy / "config.json").is_file():
         raise UnavailableError("there is no signed config.json", hint="is this a model directory of transformers?")
-    if not any(path.endswith(".safetensors") and "/" not in path for path in signed):
-        pickles = [path for path in signed if path.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    if not any(path.endswith(".safetensors") and "/" not in path for path in weights):
+        pickles = [path for path in weights if path.endswith((".bin", ".pt", ".pth", ".ckpt"))]
         found = f"only {escape(pickles[0])}, a pickle, which runs code when it is read" if pickles else "none"
         raise UnavailableError(
             f"only safetensors weights are loaded, and there is {found}",

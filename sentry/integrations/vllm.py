@@ -8,7 +8,6 @@ configuration and the tokenizer; start it on a directory that `sentry materializ
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sentry.errors import TrustError, UnavailableError
+from sentry.loading.loaded import load_file
 from sentry.paths import default_signature_path
 from sentry.text import escape
 from sentry.trust.keys import KeyTrust
@@ -128,7 +128,7 @@ def load_verified(model: Any, directory: Path, options: Options) -> Any:  # noqa
     for attribute in ("secondary_weights", "allow_patterns_overrides"):
         if getattr(model, attribute, None):
             raise UnavailableError(f"{type(model).__name__} wants other weights than the checkpoint's ({attribute})")
-    tensors = _flow("load_file")(
+    tensors = load_file(
         directory,
         options.signature or default_signature_path(directory),
         KeyTrust.from_file(options.key),
@@ -150,7 +150,3 @@ def _device_of(model: Any) -> str:  # noqa: ANN401
     devices = (str(parameter.device) for parameter in model.parameters())
     # Layers that are quantised while they are loaded have no memory before.
     return next((device for device in devices if device != "meta"), "cpu")
-
-
-def _flow(name: str) -> Any:  # noqa: ANN401
-    return getattr(importlib.import_module("sentry"), name)

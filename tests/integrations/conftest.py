@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of integrations share: published models, no network, and stand-ins for what they build upon."""
+"""What the tests of integrations share: published models and no network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integrations import stand_ins
 from support import KeyPair
-
-
-@pytest.fixture(autouse=True)
-def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_ins.install(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 from integrations.small_models import bert, edit_json, llama, load  # noqa: E402
 
+from sentry.integrations import transformers as integration  # noqa: E402
+
 
 @pytest.mark.parametrize("make", [bert, llama])
 def test_a_verified_model_computes_what_the_plain_one_does(
@@ -56,7 +58,7 @@ def test_weights_are_used_where_they_were_verified(
         seen.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
         return tensors
 
-    monkeypatch.setattr(sentry, "load_file", spy)
+    monkeypatch.setattr(integration, "load_file", spy)
     with load(directory, pair) as verified:
         assert {name: tensor.data_ptr() for name, tensor in verified.model.named_parameters()} == seen
 
@@ -99,7 +101,8 @@ def test_the_copy_holds_what_is_signed_except_weights(publish: Callable[..., Pat
 
     with load(publish(change=add), pair) as verified:
         copied = {path.relative_to(verified.directory).as_posix() for path in verified.directory.rglob("*")}
-        assert copied == {"config.json", "sub", "sub/vocabulary.txt"}
+        assert copied == {"config.json", "model.sig", "sub", "sub/vocabulary.txt"}
+        assert verified.files.not_read == ("model.safetensors", "tf_model.h5")
         assert verified.files.files
 
 

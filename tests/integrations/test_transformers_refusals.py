@@ -20,6 +20,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 from integrations.small_models import edit_json, edit_weights, load, sign  # noqa: E402
 
+from sentry.integrations import transformers as integration  # noqa: E402
+
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_changed_file_is_refused(publish: Callable[..., Path], pair: KeyPair, name: str, tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_a_signature_that_is_exchanged_between_the_two_steps_is_refused(
         sign(directory, pair)
         return plain(*arguments, **options)
 
-    monkeypatch.setattr(sentry, "load_file", late)
+    monkeypatch.setattr(integration, "load_file", late)
     with pytest.raises(sentry.MismatchError, match="exchanged"):
         load(directory, pair)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integrations import stand_ins
 from support import KeyPair
 
 import sentry
@@ -109,7 +108,6 @@ def test_the_plug_in_can_be_imported_without_vllm() -> None:
 def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return the stub's registry with the plug-in in it."""
     pytest.importorskip("torch", reason="torch is not installed")
-    stand_ins.install(monkeypatch)
     monkeypatch.syspath_prepend(str(STUB))
     registry = importlib.import_module("vllm.model_executor.model_loader")
     plug_in.register()
@@ -182,7 +180,7 @@ def test_a_signature_can_lie_elsewhere(vllm: Any, published: Path, pair: KeyPair
 def test_options_reach_the_loader(vllm: Any, published: Path, pair: KeyPair, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     plain: Any = sentry.load_file
-    monkeypatch.setattr(sentry, "load_file", lambda *given, **options: seen.update(options) or plain(*given, **options))
+    monkeypatch.setattr(plug_in, "load_file", lambda *given, **named: seen.update(named) or plain(*given, **named))
     extra = {"key": str(pair.public), "reader": "auto", "engine": "cpu"}
     loader(vllm, extra).load_weights(empty_model(), model_config(published))
     assert seen == {"root": published, "device": "cpu", "reader": "auto", "engine": "cpu"}
