@@ -32,10 +32,15 @@ if TYPE_CHECKING:
     from sentry.loading.modules import load_model
     from sentry.loading.opened import safe_open
     from sentry.materializing import materialize
+    from sentry.model_signing import sign_model
+    from sentry.model_updating import update_model
+    from sentry.model_verification import ModelVerification
+    from sentry.model_verifying import verify_model
     from sentry.signing import sign_path
     from sentry.trust.keys import KeySigner, KeyTrust
     from sentry.verification import Verification
     from sentry.verifying import verify_path
+    from sentry.watching import Watch
 
 __version__ = "0.1.0"
 
@@ -46,6 +51,7 @@ _HOMES = {
     "KeySigner": "sentry.trust.keys",
     "KeyTrust": "sentry.trust.keys",
     "MismatchError": "sentry.errors",
+    "ModelVerification": "sentry.model_verification",
     "RefusedError": "sentry.errors",
     "SentryError": "sentry.errors",
     "SignatureError": "sentry.errors",
@@ -54,11 +60,15 @@ _HOMES = {
     "Verification": "sentry.verification",
     "VerificationError": "sentry.errors",
     "VerifiedTensors": "sentry.loading.loaded",
+    "Watch": "sentry.watching",
     "load_file": "sentry.loading.loaded",
     "load_model": "sentry.loading.modules",
     "materialize": "sentry.materializing",
     "safe_open": "sentry.loading.opened",
+    "sign_model": "sentry.model_signing",
     "sign_path": "sentry.signing",
+    "update_model": "sentry.model_updating",
+    "verify_model": "sentry.model_verifying",
     "verify_path": "sentry.verifying",
 }
 
@@ -69,6 +79,7 @@ __all__ = [
     "KeySigner",
     "KeyTrust",
     "MismatchError",
+    "ModelVerification",
     "RefusedError",
     "SentryError",
     "SignatureError",
@@ -77,11 +88,15 @@ __all__ = [
     "Verification",
     "VerificationError",
     "VerifiedTensors",
+    "Watch",
     "load_file",
     "load_model",
     "materialize",
     "safe_open",
+    "sign_model",
     "sign_path",
+    "update_model",
+    "verify_model",
     "verify_path",
 ]
 

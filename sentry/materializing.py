@@ -85,7 +85,8 @@ def materialize(
     started = time.perf_counter()
     chosen = choose_engine(engine, hash)
     given = each_signature(signature)
-    with refusals_as_mismatches(), Tree(resolve_model(path)) as tree:
+    model = resolve_model(path)
+    with refusals_as_mismatches(), Tree(model) as tree:
         _check_place(Path(dest), tree)
         check_trust(trust)
         own = own_signatures(tree, given)

@@ -82,7 +82,8 @@ def verify_path(
         progress=progress,
     )
     given = each_signature(signature)
-    with refusals_as_mismatches(), Tree(resolve_model(path)) as tree:
+    model = resolve_model(path)
+    with refusals_as_mismatches(), Tree(model) as tree:
         return verify_tree(tree, given, trust, own=own_signatures(tree, given), options=options)
 
 

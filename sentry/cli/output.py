@@ -143,7 +143,8 @@ def _size_of(path: Path) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
                     else:
-                        total += entry.stat(follow_symlinks=False).st_size
+                        with suppress(OSError):  # a snapshot's link counts as its blob
+                            total += entry.stat().st_size
         except NotADirectoryError:
             return path.stat().st_size
         except OSError:

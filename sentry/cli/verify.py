@@ -49,7 +49,7 @@ def command(
     engine: str,
     as_json: bool,
 ) -> None:
-    """Verify the model at PATH, a directory or a single file.
+    """Verify the model at PATH, a directory or a single file, or hf:ORG/NAME@REVISION on the Hugging Face Hub.
 
     Prints what was proved, and what was not covered. Anything else is an error and a non-zero exit code.
 

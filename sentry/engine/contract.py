@@ -66,8 +66,15 @@ class Engine(Protocol):
     def digests(self, hash_name: str, messages: Sequence[Any]) -> list[bytes]:
         """Digest many messages under one hash, in one go."""
 
-    def plan(self, hash_name: str, messages: Sequence[Any]) -> Plan:
-        """Prepare the digests of memory that will be hashed again and again."""
+    def plan(self, hash_name: str, messages: Sequence[Any], *, background: bool = False) -> Plan:
+        """Prepare the digests of memory that will be hashed again and again.
+
+        Args:
+            hash_name: Any name that `sentry.formats.digest.digest_bytes` knows.
+            messages: Arrays, segments, or sequences of them.
+            background: Run beside the work of others instead of in line with it, at the lowest priority that there is.
+                Runs then follow what the memory's producers had been given when the plan was made, nothing later.
+        """
 
     def subtrees(self, message: Any, group_chunks: int, *, first_chunk: int = 0) -> list[bytes]:  # noqa: ANN401
         """Return BLAKE3's chaining value of every run of `group_chunks` chunks of 1024 bytes, never as a root."""

@@ -100,8 +100,9 @@ class CpuEngine:
         digest_bytes(hash_name)
         return [self.digest([hash_name], segments)[hash_name] for segments in as_messages(messages)]
 
-    def plan(self, hash_name: str, messages: Sequence[Any]) -> CpuPlan:
-        """Prepare the digests of memory that will be hashed again and again."""
+    def plan(self, hash_name: str, messages: Sequence[Any], *, background: bool = False) -> CpuPlan:
+        """Prepare the digests of memory that will be hashed again and again; priorities are the system's business."""
+        del background
         return CpuPlan(self, hash_name, as_messages(messages))
 
     def subtrees(self, message: Any, group_chunks: int, *, first_chunk: int = 0) -> list[bytes]:  # noqa: ANN401

@@ -111,20 +111,26 @@ class CudaEngine:
         with self.plan(hash_name, messages) as plan:
             return plan.run()
 
-    def plan(self, hash_name: str, messages: Sequence[Any]) -> CudaPlan:
+    def plan(self, hash_name: str, messages: Sequence[Any], *, background: bool = False) -> CudaPlan:
         """Prepare the digests of memory that will be hashed again and again.
+
+        Args:
+            hash_name: Any name that `sentry.formats.digest.digest_bytes` knows.
+            messages: Arrays, segments, or sequences of them.
+            background: Run on a stream of the lowest priority, not on the producers'.
 
         Raises:
             EngineError: An array lies on the host or in the wrong form, or a GPU fails.
         """
         size = digest_bytes(hash_name)
-        batches = self._inputs(messages)
+        batches = self._inputs(messages, background=background)
         parts: list[PlanPart] = []
         try:
             for batch in batches:
                 shape = SMALL_SHAPE if int(batch.inputs.nbytes.sum()) <= SMALL_BYTES else SHAPE
                 schedule = schedules.digests(hash_name, batch.inputs, shape)
-                parts.append(PlanPart(batch, self._gpu(batch.ordinal).bind(schedule, batch.producers)))
+                gpu = self._gpu(batch.ordinal)
+                parts.append(PlanPart(batch, gpu.bind(schedule, batch.producers, background=background)))
         except BaseException:
             for part in parts:
                 part.bound.close()
@@ -189,7 +195,7 @@ class CudaEngine:
                 self._gpus[ordinal] = Gpu(ordinal)
             return self._gpus[ordinal]
 
-    def _inputs(self, items: Sequence[Any]) -> list[GpuBatch]:
+    def _inputs(self, items: Sequence[Any], *, background: bool = False) -> list[GpuBatch]:
         """Sort messages by GPU."""
         items = tuple(items)  # what is hashed later is what was given now
         fast = torch_tables(items)
@@ -201,16 +207,18 @@ class CudaEngine:
         for position, message in enumerate(messages):
             by_gpu.setdefault(_ordinal_of(message, self.ordinal), []).append(position)
         return [
-            self._gather([messages[position] for position in positions], positions, ordinal)
+            self._gather([messages[position] for position in positions], positions, ordinal, background=background)
             for ordinal, positions in by_gpu.items()
         ]
 
-    def _gather(self, messages: Sequence[Message], positions: Sequence[int], ordinal: int) -> GpuBatch:
+    def _gather(
+        self, messages: Sequence[Message], positions: Sequence[int], ordinal: int, *, background: bool
+    ) -> GpuBatch:
         """Build the tables of messages on one GPU; what lies on the host is copied there first."""
         segments = [segment for message in messages for segment in message]
         producers = {item.stream for item in segments if isinstance(item, DeviceBytes) and item.stream is not None}
         host = b"".join(read_all(item) for item in segments if not isinstance(item, DeviceBytes))
-        staged = self._gpu(ordinal).stage(host, producers) if host else None
+        staged = self._gpu(ordinal).stage(host, producers, background=background) if host else None
         at = 0 if staged is None else staged.address
         pointers = []
         for item in segments:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from sentry.engine import nvrtc, schedules
 from sentry.engine.schedule import ALIGNMENT, Argument, Inputs, Pointer, Schedule, Shape
 from sentry.engine.selftest import prove, prove_structures
+from sentry.engine.stream_order import Handle, Streams
 from sentry.errors import EngineError
 from sentry.formats.digest import digest_bytes
 from sentry.formats.lattice import LatticeSum
@@ -28,8 +29,6 @@ from sentry.formats.record import Preimage
 MIN_COMPUTE_CAPABILITY = (8, 0)
 _INSTALL = "pip install 'artifact-sentry[cuda]'"
 _ON_CPU = "use engine='cpu'; `sentry doctor` says what this machine has"
-
-Handle = int
 
 
 class Gpu:
@@ -57,7 +56,7 @@ class Gpu:
         # Held while a module is loaded and tested; the test itself asks for kernels again.
         self._lock = threading.RLock()
         with self.current():
-            self._stream = self._device.create_stream()
+            self._streams = Streams(self._core, self._driver, self._device)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -71,28 +70,19 @@ class Gpu:
             if not error:
                 self._driver.cuCtxSetCurrent(before)
 
-    def stream_behind(self, producers: Iterable[Handle]) -> Any:  # noqa: ANN401  (cuda.core's Stream)
-        """Return a stream whose work comes after everything that the producers' streams have been given so far."""
-        streams = [self._foreign(handle) for handle in set(producers)]
-        if len(streams) == 1:
-            return streams[0]
-        for stream in streams:
-            self._stream.wait(stream)
-        return self._stream
-
-    def _foreign(self, handle: Handle) -> Any:  # noqa: ANN401
-        # 0 and 1 both mean the legacy default stream (the CUDA array interface forbids 0 and says 1).
-        return self._core.LEGACY_DEFAULT_STREAM if handle in {0, 1} else self._core.Stream.from_handle(handle)
+    def stream_behind(self, producers: Iterable[Handle], *, background: bool = False) -> Any:  # noqa: ANN401
+        """Return a stream (cuda.core's) whose work comes after all that the producers' streams were given so far."""
+        return self._streams.behind(producers, background=background)
 
     def run(self, schedule: Schedule, producers: Iterable[Handle]) -> bytes:
         """Run a schedule once and return its result."""
         with self.bind(schedule, producers) as bound:
             return bound.run()
 
-    def bind(self, schedule: Schedule, producers: Iterable[Handle]) -> Bound:
+    def bind(self, schedule: Schedule, producers: Iterable[Handle], *, background: bool = False) -> Bound:
         """Prepare a schedule that is to run many times."""
         with self.current():
-            return Bound(self, schedule, self.stream_behind(producers))
+            return Bound(self, schedule, self.stream_behind(producers, background=background))
 
     def upload(self, data: bytes, stream: Any) -> Any:  # noqa: ANN401  (cuda.core's Stream and Buffer)
         """Copy bytes to the GPU; the buffer is freed when it is dropped."""
@@ -102,10 +92,10 @@ class Gpu:
                 self.copy_in(int(buffer.handle), np.frombuffer(data, np.uint8), stream)
         return buffer
 
-    def stage(self, data: bytes, producers: Iterable[Handle]) -> Staged:
+    def stage(self, data: bytes, producers: Iterable[Handle], *, background: bool = False) -> Staged:
         """Copy bytes from the host to the GPU, ahead of work that follows the producers' streams."""
         with self.current():
-            stream = self.stream_behind(producers)
+            stream = self.stream_behind(producers, background=background)
             return Staged(self, self.upload(data, stream), stream)
 
     def copy_in(self, address: int, array: npt.NDArray[np.uint8], stream: Any) -> None:  # noqa: ANN401

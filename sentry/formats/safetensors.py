@@ -92,18 +92,20 @@ def header_nbytes(length: bytes, *, file_nbytes: int, limit: int = MAX_HEADER_BY
     return LENGTH_BYTES + int(nbytes)
 
 
-def parse_header(data: bytes, *, file_nbytes: int, limit: int = MAX_HEADER_BYTES) -> Header:
+def parse_header(data: bytes, *, file_nbytes: int | None, limit: int = MAX_HEADER_BYTES) -> Header:
     """Parse the length field and the header.
 
     Args:
         data: Exactly those bytes.
-        file_nbytes: Size of the whole file.
+        file_nbytes: Size of the whole file; None if nobody knows it: then the last tensor ends the file, and a digest
+            over header and tensors has to show that it does.
         limit: Refuse longer headers before looking at them.
 
     Raises:
         FormatError: Anything but one strict description of every byte of the file.
     """
-    if header_nbytes(data[:LENGTH_BYTES], file_nbytes=file_nbytes, limit=limit) != len(data):
+    least = len(data) if file_nbytes is None else file_nbytes
+    if header_nbytes(data[:LENGTH_BYTES], file_nbytes=least, limit=limit) != len(data):
         raise FormatError("the safetensors header is not as long as its length field says")
     text = data[LENGTH_BYTES:]
     if text[:1] != b"{":
@@ -116,17 +118,23 @@ def parse_header(data: bytes, *, file_nbytes: int, limit: int = MAX_HEADER_BYTES
         metadata = strict_json.string_map(fields.pop(METADATA), what="the safetensors metadata")
     tensors = [_decode_entry(name, value) for name, value in fields.items()]
     tensors.sort(key=lambda entry: (entry.begin, entry.end))
-    _check_cover(tensors, file_nbytes - len(data))
+    _check_cover(tensors, None if file_nbytes is None else file_nbytes - len(data))
     return Header(data, tuple(tensors), metadata)
 
 
-def tensor_nbytes(dtype: str, shape: tuple[int, ...], *, what: str) -> int:
+def tensor_nbytes(dtype: str, shape: tuple[int, ...], *, what: str, dtype_bits: Mapping[str, int] = DTYPE_BITS) -> int:
     """Return how many bytes a tensor takes.
+
+    Args:
+        dtype: Name of the element type.
+        shape: Dimensions, in elements.
+        what: What the tensor is called in messages.
+        dtype_bits: The element types that there are, with their bits.
 
     Raises:
         FormatError: An unknown dtype, too many elements, or a last byte that is not whole.
     """
-    if dtype not in DTYPE_BITS:
+    if dtype not in dtype_bits:
         raise FormatError(f"{what} has an unknown dtype {dtype[:80]!r}")
     elements = 1
     for size in shape:
@@ -134,7 +142,7 @@ def tensor_nbytes(dtype: str, shape: tuple[int, ...], *, what: str) -> int:
         elements *= max(size, 1)
         if elements > MAX_INTEGER:
             raise FormatError(f"{what} has more elements than there are bytes anywhere")
-    bits = 0 if 0 in shape else elements * DTYPE_BITS[dtype]
+    bits = 0 if 0 in shape else elements * dtype_bits[dtype]
     if bits % 8:
         raise FormatError(f"{what} ends within a byte")
     return bits // 8
@@ -163,11 +171,11 @@ def _integers(values: list[object], *, what: str) -> tuple[int, ...]:
     return tuple(values)  # type: ignore[arg-type]
 
 
-def _check_cover(tensors: list[TensorEntry], payload_nbytes: int) -> None:
+def _check_cover(tensors: list[TensorEntry], payload_nbytes: int | None) -> None:
     expected = 0
     for entry in tensors:
         if entry.begin != expected:
             raise FormatError(f"the tensor {entry.name[:80]!r} does not begin where the one before it ends")
         expected = entry.end
-    if expected != payload_nbytes:
+    if payload_nbytes is not None and expected != payload_nbytes:
         raise FormatError(f"the tensors take {expected} bytes, and the file has {payload_nbytes} for them")

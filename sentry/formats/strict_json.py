@@ -23,6 +23,8 @@ _TYPE_NAMES = {str: "a string", bool: "true or false", list: "an array"}
 # Deep enough for a Sigstore bundle (7 levels) and far from the interpreter's recursion limit.
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
+# RFC 7493 §2.2: what every reader of JSON keeps exactly.
+MAX_EXACT_INTEGER = 2**53 - 1
 
 
 def loads(data: bytes, *, what: str, max_bytes: int) -> object:
@@ -71,6 +73,40 @@ def dumps(value: object) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError:
         raise FormatError("a name is not UTF-8") from None
+
+
+def canonical(value: object) -> bytes:
+    """Serialise as RFC 8785 does, where every such value has exactly one form.
+
+    Args:
+        value: Strings, integers below 2^53, arrays, and objects whose keys are ASCII: those sort alike in UTF-16, which
+            the RFC wants, and in code points.
+
+    Raises:
+        FormatError: For anything else.
+    """
+    _check_canonical(value)
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise FormatError("a string is not Unicode text") from None
+
+
+def _check_canonical(value: object) -> None:
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) and key.isascii() for key in value):
+            raise FormatError("a key is not ASCII, and has no canonical place")
+        for item in value.values():
+            _check_canonical(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_canonical(item)
+    elif type(value) is int:
+        if abs(value) > MAX_EXACT_INTEGER:
+            raise FormatError("an integer is too large for a canonical form")
+    elif not isinstance(value, str):
+        raise FormatError(f"a {type(value).__name__} has no canonical form here")
 
 
 def decode_base64(text: str, *, what: str) -> bytes:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from sentry.errors import EngineError
-from sentry.readers import ReaderUnavailableError, SourceFile, Tensors
+from sentry.readers import SourceFile, Tensors
+from sentry.readers.mover import CudaMover, Mark, Mover
 from sentry.readers.pieces import Block, Layout, blocks
-from sentry.readers.place import Place, Room, no_room
+from sentry.readers.place import Place, Room
 from sentry.readers.plain import read_into
 
 # Measured on an H100's host with 16 cores, from tmpfs: 12 threads with blocks of 4 MiB reach 38 GB/s, 8 threads 31,
@@ -55,6 +55,7 @@ class RingReader:
         threads: How many threads read.
         block_bytes: Size of a block of the ring.
         more_blocks: Blocks beyond one a thread.
+        mover: Makes what moves bytes to the GPU with this ordinal.
     """
 
     name = "ring"
@@ -66,35 +67,27 @@ class RingReader:
         threads: int | None = None,
         block_bytes: int = BLOCK_BYTES,
         more_blocks: int = MORE_BLOCKS,
+        mover: Callable[[int | None], Mover] | None = None,
     ) -> None:
         self._observer = observer or Observer()
         self._threads = threads or max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) - SPARE_CORES))
         self._block_bytes = block_bytes
         self._more_blocks = more_blocks
+        self._mover = mover or CudaMover
 
     def load(self, files: Sequence[SourceFile], place: Place) -> list[Tensors]:
         """Read all tensors of all files; see `sentry.readers.Reader`."""
-        import torch  # noqa: PLC0415
-
-        with torch.cuda.device(place.ordinal):
-            rooms = [[place.allocate(entry) for entry in file.header.tensors] for file in files]
-            # Memory that torch hands out again may still be used by work that was queued when it was freed.
-            torch.cuda.current_stream().synchronize()
+        rooms = [[place.allocate(entry) for entry in file.header.tensors] for file in files]
+        with self._mover(place.ordinal) as mover:
             self._observer.start(files, rooms)
             queues = self._queues(files)
-            blocks_in_ring = min(len(queues) + self._more_blocks, sum(1 for _ in blocks(files, self._block_bytes)))
-            ring = _Ring(files, rooms, self._observer, self._pinned(torch, blocks_in_ring))
-            ring.run(torch, queues)
+            count = min(len(queues) + self._more_blocks, sum(1 for _ in blocks(files, self._block_bytes)))
+            pinned = [mover.pinned(self._block_bytes) for _ in range(count)]
+            _Ring(files, rooms, self._observer, mover, pinned).run(queues)
         return [
-            {entry.name: room.array for entry, room in zip(file.header.tensors, all_, strict=True)}
-            for file, all_ in zip(files, rooms, strict=True)
+            {entry.name: room.array for entry, room in zip(file.header.tensors, of_file, strict=True)}
+            for file, of_file in zip(files, rooms, strict=True)
         ]
-
-    def _pinned(self, torch: Any, count: int) -> list[Any]:  # noqa: ANN401
-        try:
-            return [torch.empty(self._block_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(count)]
-        except (torch.OutOfMemoryError, RuntimeError):
-            raise no_room("the host's pinned memory") from None
 
     def _queues(self, files: Sequence[SourceFile]) -> list[Iterator[Block]]:
         """Divide the work: blocks in turn to whoever is free, or whole files where the order matters."""
@@ -120,42 +113,39 @@ class _Ring:
         files: Sequence[SourceFile],
         rooms: Sequence[Sequence[Room]],
         observer: Observer,
+        mover: Mover,
         pinned: Sequence[Any],
     ) -> None:
         self._files = files
         self._observer = observer
-        self._pinned = pinned
-        self._memcpy = _memcpy()
+        self._mover = mover
         self._views = [memoryview(block.numpy()) for block in pinned]
         self._sources = [block.data_ptr() for block in pinned]
         self._targets = [[room.raw.data_ptr() for room in of_file] for of_file in rooms]
         self._layouts = [Layout(file) for file in files]
         self._free: SimpleQueue[int] = SimpleQueue()
         self._filled: SimpleQueue[tuple[Block, int] | None] = SimpleQueue()
-        self._copied: SimpleQueue[tuple[list[tuple[Block, int]], Any] | None] = SimpleQueue()
+        self._copied: SimpleQueue[tuple[list[tuple[Block, int]], Mark] | None] = SimpleQueue()
         self._errors: list[BaseException] = []
         self._stop = threading.Event()
 
-    def run(self, torch: Any, queues: Sequence[Iterator[Block]]) -> None:  # noqa: ANN401
+    def run(self, queues: Sequence[Iterator[Block]]) -> None:
         """Read everything.
 
         Raises:
-            BaseException: The first error of any thread; all have ended by then, and the GPU has nothing left to do.
+            BaseException: The first error of any thread; all have ended by then.
         """
-        for slot in range(len(self._pinned)):
+        for slot in range(len(self._views)):
             self._free.put(slot)
-        self._stream = torch.cuda.Stream()
         threads = [self._thread("read", functools.partial(self._read, queue)) for queue in queues]
         waiter = self._thread("wait", self._wait)
         try:
-            self._copy_all(torch.cuda.Event, readers=len(threads))
+            self._copy_all(readers=len(threads))
         except BaseException as error:  # noqa: BLE001  (raised again when the threads have ended)
             self._give_up(error)
         self._copied.put(None)
         for thread in (*threads, waiter):
             thread.join()
-        # The pinned blocks are torch's again after this.
-        self._stream.synchronize()
         if self._errors:
             raise self._errors[0]
 
@@ -190,50 +180,30 @@ class _Ring:
             self._observer.passing(block, view)
             self._filled.put((block, slot))
 
-    def _copy_all(self, new_event: Callable[[], Any], *, readers: int) -> None:
-        stream = self._stream.cuda_stream
+    def _copy_all(self, *, readers: int) -> None:
         while readers:
             batch, item = [], self._filled.get()
             while True:
                 if item is None:
                     readers -= 1
                 else:
-                    self._copy(*item, stream)
+                    self._copy(*item)
                     batch.append(item)
                 if self._filled.empty():
                     break
                 item = self._filled.get()
             if batch:
-                event = new_event()
-                event.record(self._stream)
-                self._copied.put((batch, event))
+                self._copied.put((batch, self._mover.mark()))
 
-    def _copy(self, block: Block, slot: int, stream: int) -> None:
+    def _copy(self, block: Block, slot: int) -> None:
         source, targets = self._sources[slot], self._targets[block.file]
         for piece in self._layouts[block.file].pieces(block.begin, block.end):
-            self._memcpy(targets[piece.tensor] + piece.offset, source + piece.at, piece.nbytes, stream)
+            self._mover.copy(targets[piece.tensor] + piece.offset, source + piece.at, piece.nbytes)
 
     def _wait(self) -> None:
         while (item := self._copied.get()) is not None:
-            batch, event = item
-            event.synchronize()
+            batch, mark = item
+            mark.synchronize()
             for block, slot in batch:
                 self._observer.arrived(block)
                 self._free.put(slot)
-
-
-def _memcpy() -> Callable[[int, int, int, int], None]:
-    """Return a function that queues a copy to the GPU: destination, source, bytes, stream."""
-    try:
-        from cuda.bindings import driver  # noqa: PLC0415
-    except ImportError:
-        raise ReaderUnavailableError(
-            "cuda-bindings is not installed (the extra artifact-sentry[cuda] has it)"
-        ) from None
-
-    def copy(destination: int, source: int, nbytes: int, stream: int) -> None:
-        (error,) = driver.cuMemcpyHtoDAsync(destination, source, nbytes, stream)
-        if error:
-            raise EngineError(f"the GPU refused a copy: {error.name}")
-
-    return copy

@@ -25,6 +25,8 @@ from sentry.engine import gpu, nvrtc
 from sentry.engine.kernels import MODULES
 
 LEGACY = 1
+# Of a driver that knows priorities below the default, which is 0.
+LOWEST_PRIORITY = 2
 
 
 class FakeStream:
@@ -79,6 +81,7 @@ class FakeCuda:
         self._streams: dict[int, int] = {}
         self.core = SimpleNamespace(
             Device=self._device,
+            StreamOptions=lambda nonblocking, priority: SimpleNamespace(nonblocking=nonblocking, priority=priority),
             LaunchConfig=lambda grid, block: SimpleNamespace(grid=grid, block=block),
             launch=self._launch,
             Stream=SimpleNamespace(from_handle=lambda handle: FakeStream(self, handle, self._streams.get(handle, 0))),
@@ -88,6 +91,7 @@ class FakeCuda:
         self.driver = SimpleNamespace(
             cuCtxGetCurrent=lambda: (0, self.current),
             cuCtxSetCurrent=self._set_current,
+            cuCtxGetStreamPriorityRange=lambda: (0, LOWEST_PRIORITY, -5),
             cuMemcpyHtoDAsync=lambda to, source, nbytes, stream: self._copy("copy in", to, source, nbytes, stream),
             cuMemcpyDtoHAsync=lambda to, source, nbytes, stream: self._copy("copy out", to, source, nbytes, stream),
             cuMemsetD8Async=self._fill,
@@ -131,13 +135,15 @@ class FakeCuda:
             compute_capability=self.capability,
             name="Host",
             set_current=lambda: self._set_current(ordinal),
-            create_stream=lambda: self._create_stream(ordinal),
+            create_stream=lambda options=None: self._create_stream(ordinal, options),
             allocate=lambda nbytes, stream: self._allocate(nbytes, stream, ordinal),
         )
 
-    def _create_stream(self, ordinal: int) -> FakeStream:
+    def _create_stream(self, ordinal: int, options: SimpleNamespace | None) -> FakeStream:
         self._check("create_stream", ordinal)
         handle = next(self._handles)
+        if options is not None:
+            self.log.append(("background stream", handle, options.nonblocking, options.priority))
         self._streams[handle] = ordinal
         return FakeStream(self, handle, ordinal)
 
