@@ -131,11 +131,9 @@ def adopt(
     model, report = cls.from_pretrained(
         None,
         config=config,
-        state_dict=tensors,
+        state_dict=_stay_where_they_are(tensors),
         generation_config=_generation_config(directory) if cls.can_generate() else None,
         dtype="auto" if dtype is None else dtype,
-        # Without a map, transformers puts every tensor into the host's memory.
-        device_map=None if str(device) == "cpu" else {"": device},
         # So that all differences are named below; none is accepted.
         ignore_mismatched_sizes=True,
         output_loading_info=True,
@@ -154,7 +152,27 @@ def adopt(
             unexpected=unexpected,
             changed=changed,
         )
-    return model
+    # What no checkpoint stores, such as tables of positions, was computed on the host; weights do not move.
+    return model.to(device)
+
+
+def _stay_where_they_are(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same tensors, such that transformers cannot move them.
+
+    Left alone it puts every tensor into the host's memory. Told of another device (`device_map`), it first allocates as
+    much memory there as the model needs, which is what the verified weights already occupy.
+    """
+    import torch  # noqa: PLC0415
+
+    class Placed(torch.Tensor):  # type: ignore[misc, unused-ignore]
+        """A tensor that changes its type on request, and never its place."""
+
+        def to(self, device: object = None, dtype: Any = None) -> Any:  # type: ignore[override, unused-ignore]  # noqa: ANN401, ARG002
+            """Return a plain tensor in the same place."""
+            plain = self.as_subclass(torch.Tensor)
+            return plain if dtype is None else plain.to(dtype=dtype)
+
+    return {name: tensor.as_subclass(Placed) for name, tensor in tensors.items()}
 
 
 def _first(names: list[str], at_most: int = 5) -> str:

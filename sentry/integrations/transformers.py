@@ -120,7 +120,7 @@ def from_pretrained(
         trust: Whose signature counts.
         auto_class: An auto class such as `transformers.AutoModelForCausalLM`, its name, or a model's class. By default
             the one class that the signed configuration names in `architectures`.
-        device: Where the weights go. Others than `cpu` need the package `accelerate`.
+        device: Where the weights go: `cpu`, `cuda`, `cuda:1`.
         dtype: The type to convert weights to; by default the configuration's, else the checkpoint's.
         trust_remote_code: Run code that comes with the model, from the verified copy. It must be signed with the rest.
         reader: How weights are read; see `sentry.load_file`.
@@ -137,7 +137,7 @@ def from_pretrained(
         UnavailableError: There is no configuration, there are no safetensors weights, or a package is missing.
         ValueError: An argument has no meaning, or would have other bytes used than those that are signed.
     """
-    _check_packages(device)
+    _check_packages()
     directory = resolve_model(directory)
     given = each_signature(signature)  # both steps below read these, whatever the caller passed
     parent = tempfile.mkdtemp(prefix="sentry-", dir=workdir)
@@ -170,15 +170,10 @@ def is_small(path: str) -> bool:
     return not path.lower().endswith(WEIGHT_SUFFIXES)
 
 
-def _check_packages(device: str) -> None:
-    """Refuse before anything is read what this environment would not do, or would do with bytes from elsewhere."""
+def _check_packages() -> None:
+    """Refuse before anything is read what this environment would do with bytes from elsewhere."""
     from huggingface_hub import is_offline_mode  # noqa: PLC0415
 
-    if str(device) != "cpu" and not _has_package("accelerate"):
-        raise UnavailableError(
-            f"transformers needs the package accelerate to leave weights on {escape(str(device))}",
-            hint="pip install accelerate",
-        )
     # Some models ask that package for kernels while they are built, whatever `local_files_only` says.
     if _has_package("kernels") and not is_offline_mode():
         raise UnavailableError(

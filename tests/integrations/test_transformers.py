@@ -63,6 +63,41 @@ def test_weights_are_used_where_they_were_verified(
         assert {name: tensor.data_ptr() for name, tensor in verified.model.named_parameters()} == seen
 
 
+@pytest.mark.parametrize("make", [bert, llama])
+def test_weights_on_another_device_stay_there(
+    publish: Callable[..., Path], pair: KeyPair, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The device "meta" stands for any: what was moved from it could not be.
+    directory = publish(make())
+    plain: Any = sentry.load_file
+
+    def elsewhere(*arguments: Any, **options: Any) -> Any:
+        assert options.pop("device") == "meta"
+        tensors = plain(*arguments, **options)
+        tensors.update({name: tensor.to("meta") for name, tensor in tensors.items()})
+        return tensors
+
+    monkeypatch.setattr(integration, "load_file", elsewhere)
+    with load(directory, pair, device="meta") as verified:
+        assert {tensor.device.type for tensor in verified.model.parameters()} == {"meta"}
+        assert {tensor.device.type for tensor in verified.model.buffers()} == {"meta"}
+        assert {type(tensor) for tensor in verified.model.parameters()} == {torch.nn.Parameter}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_model_on_a_gpu_takes_its_memory_once(publish: Callable[..., Path], pair: KeyPair) -> None:
+    directory = publish(bert(hidden_size=1024, intermediate_size=4096, num_hidden_layers=4))
+    size = (directory / "model.safetensors").stat().st_size
+    load(directory, pair, device="cuda").close()  # contexts and workspaces are there from now on
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_reserved()
+    with load(directory, pair, device="cuda") as verified:
+        assert {tensor.device.type for tensor in verified.model.state_dict().values()} == {"cuda"}
+        assert torch.cuda.max_memory_reserved() - before < 1.5 * size
+
+
 def test_tied_weights_stay_tied(publish: Callable[..., Path], pair: KeyPair) -> None:
     with load(publish(llama(tie_word_embeddings=True)), pair) as verified:
         assert verified.model.lm_head.weight is verified.model.model.embed_tokens.weight

@@ -91,15 +91,6 @@ def test_weights_that_do_not_fit_are_refused(
         load(publish(change=edit_weights(edit)), pair)
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_another_device_needs_accelerate(
-    publish: Callable[..., Path], pair: KeyPair, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(sentry.UnavailableError, match="accelerate"):
-        load(publish(), pair, device=device)
-
-
 def test_a_package_that_fetches_kernels_is_refused_unless_the_hub_is_off(
     publish: Callable[..., Path], pair: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
