@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sentry.model_verifying import verify_model
     from sentry.signing import sign_path
     from sentry.trust.keys import KeySigner, KeyTrust
+    from sentry.updating import Update, update_path
     from sentry.verification import Verification
     from sentry.verifying import verify_path
     from sentry.watching import Watch
@@ -57,6 +58,7 @@ _HOMES = {
     "SignatureError": "sentry.errors",
     "TrustError": "sentry.errors",
     "UnavailableError": "sentry.errors",
+    "Update": "sentry.updating",
     "Verification": "sentry.verification",
     "VerificationError": "sentry.errors",
     "VerifiedTensors": "sentry.loading.loaded",
@@ -68,6 +70,7 @@ _HOMES = {
     "sign_model": "sentry.model_signing",
     "sign_path": "sentry.signing",
     "update_model": "sentry.model_updating",
+    "update_path": "sentry.updating",
     "verify_model": "sentry.model_verifying",
     "verify_path": "sentry.verifying",
 }
@@ -85,6 +88,7 @@ __all__ = [
     "SignatureError",
     "TrustError",
     "UnavailableError",
+    "Update",
     "Verification",
     "VerificationError",
     "VerifiedTensors",
@@ -96,6 +100,7 @@ __all__ = [
     "sign_model",
     "sign_path",
     "update_model",
+    "update_path",
     "verify_model",
     "verify_path",
 ]

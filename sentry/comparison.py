@@ -193,7 +193,7 @@ def files_in(tree: Tree, manifest: Manifest) -> Mapping[str, tuple[Resource, ...
     """Return the signed files by their path in this tree; a single file has two spellings of its name.
 
     Raises:
-        MismatchError: The manifest is of a directory and the tree a single file, or the other way round.
+        MismatchError: A directory was signed and this is a file, or the other way round.
     """
     files = manifest.by_path()
     if tree.is_directory:

@@ -109,7 +109,8 @@ def _cufile() -> Finding:
 
 
 def _cache() -> Finding:
-    from sentry.engine.nvrtc import default_cache, private_directory  # noqa: PLC0415
+    from sentry.engine.nvrtc import private_directory  # noqa: PLC0415
+    from sentry.private import default_cache  # noqa: PLC0415
 
     path = default_cache()
     try:

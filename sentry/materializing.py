@@ -176,6 +176,12 @@ class _Copy:
                 os.link(SINGLE_FILE_NAME, name, src_dir_fd=self._root, dst_dir_fd=self._parent, follow_symlinks=False)
             else:
                 os.fsync(self._root)
+                status = os.stat(self._temporary, dir_fd=self._parent, follow_symlinks=False)
+                if not os.path.samestat(status, os.fstat(self._root)):
+                    raise UnavailableError(
+                        f"cannot write {escape(str(self._dest))}: the copy was moved away while it was made",
+                        hint="put it where only you can write",
+                    )
                 # The system renames a directory over nothing but an empty directory.
                 os.rename(self._temporary, name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
             os.fsync(self._parent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,27 +74,28 @@ def check_signatures(
     return SignedPayload(bundles[0].envelope.payload, signers)
 
 
-def check_trust(trust: Trust, *, outside: Path | None = None) -> None:
+def check_trust(trust: Trust | None, *, outside: Iterable[Path] = ()) -> None:
     """Refuse trust that is none, or that lies in the directory it should vouch for.
 
     Args:
         trust: Whose signature counts.
-        outside: A directory that may be an attacker's work.
+        outside: Directories that may be an attacker's work.
 
     Raises:
-        TrustError: It is none, or was read from a file inside `outside`.
+        TrustError: It is none, or was read from a file inside one of `outside`.
     """
     if not isinstance(trust, Trust):
         raise TrustError(
             "no trust was given" + ("" if trust is None else f": {type(trust).__name__} is none"),
             hint="say whose signature counts: KeyTrust.from_file('public.pem')",
         )
-    for source in trust.sources if outside is not None else ():
-        if outside is not None and lies_in(source, outside):
-            raise TrustError(
-                f"{escape(str(source))} lies inside the model that it should vouch for",
-                hint="keep a copy of the key that reached you another way",
-            )
+    for place in outside:
+        for source in trust.sources:
+            if lies_in(source, place):
+                raise TrustError(
+                    f"{escape(str(source))} lies inside the model that it should vouch for",
+                    hint="keep a copy of the key that reached you another way",
+                )
 
 
 def file_manifest(signed: SignedPayload, *, insecure_legacy: bool = False) -> Manifest:

@@ -8,7 +8,9 @@ become a manifest (docs/format.md, "Manifest"), and the manifest is signed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 
@@ -24,8 +26,11 @@ from sentry.formats.strict_json import MAX_INTEGER
 from sentry.hashing import ChangedError, OpenFile, map_files, safetensors_header_sha256
 from sentry.paths import SIGNATURE_NAME, AnyPath, lies_in, relative_to_model
 from sentry.text import escape
-from sentry.tree import Listing, Tree
+from sentry.tree import Entry, Listing, Tree
 from sentry.trust import Signer
+
+# Which of the listed files need not be read, by path, with the resources that stand for them.
+Known = Callable[[Listing], Mapping[str, tuple[Resource, ...]]]
 
 _TRY_AGAIN = "sign it when nobody writes to it"
 
@@ -64,8 +69,7 @@ def sign_path(
         ValueError: An argument has no meaning.
         TypeError: `signer` is none.
     """
-    if not isinstance(signer, Signer):
-        raise TypeError("signer is not a signer; KeySigner.from_file('private.pem') makes one")
+    check_signer(signer)
     manifest = build_manifest(
         path,
         hash=hash,
@@ -99,27 +103,84 @@ def build_manifest(
     _check_arguments(hash, shard_bytes)
     chosen = engines.choose(engine).engine
     with Tree(Path(path)) as tree:
-        ignored = relative_to_model(tree.path, ignore)
-        if tree.is_directory:
-            ignored = sorted({*GIT_PATHS, SIGNATURE_NAME, *ignored})
-        listing = tree.list(ignored)
-        if keep_out is not None and (
-            any(lies_in(keep_out, place) for place in tree.places) or listing.has_file(keep_out)
+        outline = Manifest(
+            subject=subject_of(path),
+            hash=SIGN_CHOICES[hash][0],
+            resources=(),
+            ignore_paths=ignored_in(tree, ignore),
+            shard_bytes=shard_bytes,
+            artifact_name=name,
+            version=version,
+        )
+        digesting = Digesting(chosen, SIGN_CHOICES[hash], keep_out=keep_out, progress=progress)
+        return digesting.fill(outline, tree)[0]
+
+
+def check_signer(signer: object) -> None:
+    """Refuse what cannot sign, before anything is hashed.
+
+    Raises:
+        TypeError: It is no signer.
+    """
+    if not isinstance(signer, Signer):
+        raise TypeError("signer is not a signer; KeySigner.from_file('private.pem') makes one")
+
+
+def subject_of(path: AnyPath) -> str:
+    """Return the informative name of a model: its own."""
+    return os.path.basename(os.path.abspath(path)) or "model"
+
+
+def ignored_in(tree: Tree, ignore: Iterable[AnyPath]) -> tuple[str, ...]:
+    """Return the paths that are left out of a model, relative to it, and get recorded."""
+    ignored = relative_to_model(tree.path, ignore)
+    return tuple(sorted({*GIT_PATHS, SIGNATURE_NAME, *ignored}) if tree.is_directory else ignored)
+
+
+@dataclass(frozen=True)
+class Digesting:
+    """How the files of a manifest are digested.
+
+    Attributes:
+        engine: Where to hash.
+        hashes: The manifest's hash, and the second one, if any.
+        keep_out: A secret that must not lie inside the model.
+        progress: Called with the number of bytes hashed since the last call, from any thread.
+    """
+
+    engine: Engine
+    hashes: Sequence[str]
+    keep_out: Path | None = None
+    progress: Progress | None = None
+
+    def fill(self, outline: Manifest, tree: Tree, *, known: Known | None = None) -> tuple[Manifest, Listing]:
+        """Digest a tree into a manifest that has everything but its resources.
+
+        Args:
+            outline: The manifest without resources.
+            tree: The opened model.
+            known: Says which of the listed files need not be read, and the resources that stand for them.
+
+        Returns:
+            The manifest, and the files as they were listed before and after they were hashed.
+
+        Raises:
+            RefusedError: The model must not be signed.
+            UnavailableError: Something could not be read.
+        """
+        listing = tree.list(outline.ignore_paths)
+        if self.keep_out is not None and (
+            any(lies_in(self.keep_out, place) for place in tree.places) or listing.has_file(self.keep_out)
         ):
             raise RefusedError("the private key lies inside the model", hint="move it out: models get published")
-        _refuse_what_cannot_be_signed(listing, shard_bytes)
-        resources = _hash_files(tree, listing, chosen, _Worker(SIGN_CHOICES[hash], shard_bytes, progress))
-        if not listing.same_as(tree.list(ignored)):
+        _refuse_what_cannot_be_signed(listing, outline.shard_bytes)
+        reused = known(listing) if known is not None else {}
+        unread = {path: entry for path, entry in listing.files.items() if path not in reused}
+        worker = _Worker(self.hashes, outline.shard_bytes, self.progress)
+        resources = [*chain.from_iterable(reused.values()), *_hash_files(tree, unread, self.engine, worker)]
+        if not listing.same_as(tree.list(outline.ignore_paths)):
             raise RefusedError("the model changed while it was hashed", hint=_TRY_AGAIN)
-    return Manifest(
-        subject=os.path.basename(os.path.abspath(path)) or "model",
-        hash=SIGN_CHOICES[hash][0],
-        resources=tuple(sorted(resources, key=attrgetter("path", "start"))),
-        ignore_paths=tuple(ignored),
-        shard_bytes=shard_bytes,
-        artifact_name=name,
-        version=version,
-    )
+        return replace(outline, resources=tuple(sorted(resources, key=attrgetter("path", "start")))), listing
 
 
 class _Worker:
@@ -170,11 +231,11 @@ def _refuse_what_cannot_be_signed(listing: Listing, shard_bytes: int | None) -> 
         )
 
 
-def _hash_files(tree: Tree, listing: Listing, engine: Engine, worker: _Worker) -> tuple[Resource, ...]:
-    sizes = {path: entry.nbytes for path, entry in listing.files.items()}
+def _hash_files(tree: Tree, files: Mapping[str, Entry], engine: Engine, worker: _Worker) -> tuple[Resource, ...]:
+    sizes = {path: entry.nbytes for path, entry in files.items()}
     resources: list[Resource] = []
     try:
-        for path, result in map_files(tree, sizes, engine, worker, listed=listing.files):
+        for path, result in map_files(tree, sizes, engine, worker, listed=files):
             if isinstance(result, ChangedError):
                 raise RefusedError(f"{escape(path)}: {result}", hint=_TRY_AGAIN)
             resources += result

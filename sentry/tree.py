@@ -35,6 +35,9 @@ _KINDS = {
     stat.S_IFCHR: "a device file",
     stat.S_IFBLK: "a device file",
 }
+# Device, inode, size, modification and change time.
+_STAMP = struct.Struct("=QQqqq")
+STAMP_BYTES = _STAMP.size
 
 
 class NotAFileError(RefusedError):
@@ -53,6 +56,11 @@ class Entry:
 
     nbytes: int
     stamp: bytes
+
+    @property
+    def changed_ns(self) -> int:
+        """When content or status last changed, in nanoseconds since 1970, by the file system's clock."""
+        return int(_STAMP.unpack(self.stamp)[4])
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,7 @@ def stamp_of(descriptor: int) -> bytes:
 
 def _entry(status: os.stat_result) -> Entry:
     times = (status.st_mtime_ns, status.st_ctime_ns)
-    return Entry(status.st_size, struct.pack("=QQqqq", status.st_dev, status.st_ino, status.st_size, *times))
+    return Entry(status.st_size, _STAMP.pack(status.st_dev, status.st_ino, status.st_size, *times))
 
 
 @contextlib.contextmanager

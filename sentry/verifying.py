@@ -140,8 +140,7 @@ def verify_tree(
         VerificationError: As in `verify_path`.
         UnavailableError: Something could not be read.
     """
-    for place in tree.places:
-        check_trust(trust, outside=place)
+    check_trust(trust, outside=tree.places)
     signed = check_signatures(signatures, trust, insecure_legacy=options.insecure_legacy)
     manifest = file_manifest(signed, insecure_legacy=options.insecure_legacy)
     hashes = hashes_to_recompute(manifest, options.hash)

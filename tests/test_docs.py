@@ -186,6 +186,7 @@ def test_the_command_lines_page_lists_every_json_field(
     verify = ["verify", str(model), "--key", str(pair.public)]
     for arguments in (
         ["sign", str(model), "--key", str(pair.private)],
+        ["update", str(model), "--key", str(pair.private), "--trust-key", str(pair.public)],
         verify,
         ["inspect", str(model / "model.sig")],
         ["digest", str(model)],

@@ -34,6 +34,8 @@ LAYERS = [
             "sentry.readers",
             "sentry.named_tensors",
             "sentry.resident",
+            "sentry.private",
+            "sentry.stamps",
         ),
     ),
     (
@@ -46,6 +48,7 @@ LAYERS = [
             "sentry.hub",
             "sentry.materializing",
             "sentry.verifying",
+            "sentry.updating",
             "sentry.doctor",
             "sentry.loading",
             "sentry.model_comparison",
@@ -208,6 +211,8 @@ ENVIRONMENT = {
     "sentry.doctor": {"os.environ"},
     "sentry.readers.gds": {"os.environ"},
 }
+# Where the private cache lies, and what cuFile is told; never anything that decides what verifies.
+ENVIRONMENT = {"sentry.private": {"os.environ"}, "sentry.doctor": {"os.environ"}}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("sentry.cli")])

@@ -93,6 +93,15 @@ def copy_goes_into_the_model(scene: Scene) -> None:
     scene.copy(dest=scene.model / ".git" / "copy")
 
 
+def copy_is_exchanged(scene: Scene) -> None:
+    def act() -> None:
+        (unfinished,) = scene.model.parent.glob(".sentry.*")
+        unfinished.rename(scene.model.with_name("away"))
+        unfinished.mkdir()
+
+    scene.copy(progress=on_first_block(act))
+
+
 def copy_takes_the_place_of_an_empty_directory(scene: Scene) -> None:
     scene.model.with_name("copy").mkdir()
     scene.copy()
@@ -190,6 +199,7 @@ REMOVED: list[tuple[Any, str, object, Attack]] = [
     (signing, "lies_in", no, private_key_lies_among_the_blobs),
     (Blobs, "named_by", last_part_of_the_link, link_leads_elsewhere),
     (os.path, "samestat", yes, links_lie_in_no_snapshot),
+    (os.path, "samestat", yes, copy_is_exchanged),
     (keys, "others_can_read", no, token_is_open),
     (hub, "is_exposed", no, token_is_open),
     (hub, "_TOKEN", re.compile(r"(?s).*"), token_is_a_header),

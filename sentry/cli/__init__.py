@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from sentry import __version__
-from sentry.cli import digest, doctor, inspect, keygen, materialize, sign, verify
+from sentry.cli import digest, doctor, inspect, keygen, materialize, sign, update, verify
 from sentry.cli.output import KeyUsageError, report
 from sentry.errors import FormatError, RefusedError, SentryError, VerificationError
 
@@ -32,7 +32,7 @@ def cli() -> None:
     """
 
 
-for _module in (keygen, sign, verify, materialize, inspect, digest, doctor):
+for _module in (keygen, sign, update, verify, materialize, inspect, digest, doctor):
     cli.add_command(_module.command)
 
 

@@ -242,6 +242,7 @@ def print_verification(verification: Verification, *, done: str = "verified", so
     rows += [("signer", f"{signer.method} {signer.name} ({signer.algorithm})") for signer in verification.signers]
     rows += [("name", escape(manifest.artifact_name))] if manifest.artifact_name else []
     rows += [("version", escape(manifest.version))] if manifest.version else []
+    rows += [("parent", manifest.parent)] if manifest.parent else []
     rows += [
         ("files", f"{len(verification.files)}, {file_size(verification.nbytes)}"),
         (

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -75,12 +76,11 @@ def command(
 
     started = time.perf_counter()
     check_ignored(path, ignore)
-    for missing in (item for item in ignore if not os.path.lexists(item)):
-        click.echo(f"sentry: note: there is no {escape(str(missing))} to leave out yet", err=True)
+    note_missing(ignore)
     signer = load_signer(key, password_file, insecure_key_mode=insecure_key_mode)
     target = signature or default_signature_path(path)
     if os.path.lexists(path):
-        _check_target(path, target)
+        check_signature_target(path, target)
     inside = (target,) if inside_model(path, target) is not None else ()
     with progress_bar("signing", path) as progress:
         manifest = build_manifest(
@@ -125,8 +125,19 @@ def command(
     )
 
 
-def _check_target(path: Path, target: Path) -> None:
-    """Notice before the hashing what would make writing the signature fail, or destroy something else."""
+def note_missing(ignore: Iterable[Path]) -> None:
+    """Say which paths to leave out do not exist: a slip, or a file that comes later."""
+    for missing in (item for item in ignore if not os.path.lexists(item)):
+        click.echo(f"sentry: note: there is no {escape(str(missing))} to leave out yet", err=True)
+
+
+def check_signature_target(path: Path, target: Path) -> None:
+    """Notice before the hashing what would make writing the signature fail, or destroy something else.
+
+    Raises:
+        UnavailableError: It could not be written.
+        RefusedError: It would replace something that is no signature.
+    """
     if not target.parent.is_dir():
         raise UnavailableError(f"cannot write the signature: there is no directory {escape(str(target.parent))}")
     if not os.access(target.parent, os.W_OK):

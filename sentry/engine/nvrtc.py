@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,10 @@ from typing import Any
 from sentry.atomic import write_atomic
 from sentry.engine.kernels import DIRECTORY, MODULES, Module
 from sentry.errors import EngineError, UnavailableError
+from sentry.private import default_cache, read_sealed, seal
+from sentry.private import private_directory as any_private_directory
 
-CACHE_VARIABLE = "SENTRY_CACHE_DIR"
 MAX_CUBIN_BYTES = 16 * 1024 * 1024
-SEAL_BYTES = 32
 
 
 def load_module(name: str, arch: str) -> Mapping[str, Any]:
@@ -59,73 +57,27 @@ def compile_module(module: Module, arch: str, *, cache: Path | None = None) -> b
     """
     directory = private_directory(cache or default_cache())
     entry = directory / f"{_key(module, arch)}.cubin" if directory is not None else None
-    if entry is not None and (cubin := _read_entry(entry)):
-        return cubin
+    # A driver that is given half a file, or another one, may crash: hence the seal.
+    if entry is not None and (kept := read_sealed(entry, max_bytes=MAX_CUBIN_BYTES)):
+        return kept
     cubin = _compile(module, arch)
     if entry is not None:
         # A full disk makes the next start slower, nothing else.
         with contextlib.suppress(UnavailableError):
-            write_atomic(entry, [_seal(entry, cubin), cubin], what="compiled kernel", mode=0o600)
+            write_atomic(entry, [seal(entry, cubin), cubin], what="compiled kernel", mode=0o600)
     return cubin
 
 
-def _seal(entry: Path, cubin: bytes) -> bytes:
-    """Return what stands before the code: a driver that is given half a file, or another one, may crash."""
-    return hashlib.sha256(entry.name.encode() + b"\0" + cubin).digest()
-
-
-def default_cache() -> Path:
-    """Return where compiled kernels are kept: `SENTRY_CACHE_DIR`, else below the user's cache directory."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "artifact-sentry"
-
-
 def private_directory(path: Path, *, create: bool = True) -> Path | None:
-    """Make sure that a directory is ours alone; None if it cannot be made (read-only home): then nothing is cached.
+    """Make sure that the cache is ours alone; None if it cannot be made (read-only home): then nothing is cached.
 
     Raises:
         EngineError: It is a link, somebody else's, or writable for others, or lies in a directory that is.
     """
     try:
-        if create:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = os.lstat(path)
-    except OSError:
-        return None
-    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
-    if not ours or not all(map(_keeps_entries, Path(os.path.realpath(path)).parents)):
-        raise EngineError(
-            f"the kernel cache {path} is not a private directory",
-            hint=f"whoever can write it decides what is verified: remove it, or set {CACHE_VARIABLE}",
-        )
-    return path
-
-
-def _keeps_entries(directory: Path) -> bool:
-    """Say whether nobody but its owner, or root, can put something else in the place of our entry."""
-    status = os.stat(directory)
-    trusted = status.st_uid in {0, os.geteuid()}
-    return trusted and (not status.st_mode & stat.S_IWOTH or bool(status.st_mode & stat.S_ISVTX))
-
-
-def _read_entry(entry: Path) -> bytes | None:
-    try:
-        # O_NONBLOCK: a FIFO in its place must not make us wait for a writer.
-        descriptor = os.open(entry, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size > MAX_CUBIN_BYTES:
-            return None
-        data = os.read(descriptor, MAX_CUBIN_BYTES)
-    finally:
-        os.close(descriptor)
-    seal, cubin = data[:SEAL_BYTES], data[SEAL_BYTES:]
-    return cubin if cubin and seal == _seal(entry, cubin) else None
+        return any_private_directory(path, what="kernel cache", create=create)
+    except UnavailableError as error:
+        raise EngineError(str(error), hint=error.hint) from None
 
 
 def _key(module: Module, arch: str) -> str:

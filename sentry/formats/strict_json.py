@@ -216,7 +216,10 @@ def _finite_float(text: str) -> float:
     return value
 
 
-def _bounded_int(text: str) -> int:
+def _bounded_int(text: str) -> int | float:
+    # What other parsers make a float of must not be an integer here.
+    if text == "-0":
+        return -0.0
     # Twenty characters hold every allowed value with its sign; int() is not asked for 5,000 digits.
     if len(text) > 20 or abs(value := int(text)) > MAX_INTEGER:
         raise FormatError("an integer is too large")

@@ -103,14 +103,14 @@ def load_file(
     place = Place.of(framework, device)
     plan_readers(reader, place, None)
     given = each_signature(() if signature is None else signature)
-    check_trust(trust)  # type: ignore[arg-type]
+    check_trust(trust)
     with refusals_as_mismatches():
         signed = check_signatures(given, trust)  # type: ignore[arg-type]
         manifest = file_manifest(signed)
         hashes = hashes_to_recompute(manifest, hash)
         plan = plan_hashing(engine, hashes, place)
         with Tree(_signed_root(path, root, given, manifest)) as tree:
-            check_trust(trust, outside=tree.path if tree.is_directory else None)  # type: ignore[arg-type]
+            check_trust(trust, outside=tree.places)
             with Sources(tree, manifest, plan.engine, hashes) as sources:
                 inside, is_directory = _inside(tree, path)
                 files = sources.open(inside, is_directory=is_directory)

@@ -10,7 +10,7 @@ import pytest
 
 from sentry.cli import cli as group
 
-COMMANDS = ("keygen", "sign", "verify", "materialize", "inspect", "digest", "doctor")
+COMMANDS = ("keygen", "sign", "update", "verify", "materialize", "inspect", "digest", "doctor")
 OPTIONS = {
     "keygen": {"--private", "--public", "--algorithm"},
     "sign": {
@@ -23,6 +23,20 @@ OPTIONS = {
         "--ignore",
         "--name",
         "--version",
+        "--engine",
+        "--json",
+    },
+    "update": {
+        "--key",
+        "--password-file",
+        "--insecure-key-mode",
+        "--trust-key",
+        "--old-signature",
+        "--signature",
+        "--ignore",
+        "--name",
+        "--version",
+        "--insecure-trust-times",
         "--engine",
         "--json",
     },

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sentry import private
 from sentry.engine import nvrtc
 from sentry.engine.kernels import MODULES, Module
 from sentry.errors import EngineError, UnavailableError
@@ -159,7 +160,7 @@ def test_a_disk_that_is_full_makes_the_next_start_slower_and_nothing_else(
 
 def plant(entry: Path, content: bytes) -> None:
     """Write an entry as whoever can write the cache would."""
-    entry.write_bytes(nvrtc._seal(entry, content) + content)
+    entry.write_bytes(private.seal(entry, content) + content)
 
 
 def replace_by_link(entry: Path) -> None:
@@ -190,7 +191,7 @@ def make_huge(entry: Path) -> None:
         pytest.param(replace_by_directory),
         make_huge,
         lambda entry: entry.write_bytes(b""),
-        lambda entry: os.truncate(entry, nvrtc.SEAL_BYTES),
+        lambda entry: os.truncate(entry, private.SEAL_BYTES),
         lambda entry: os.truncate(entry, entry.stat().st_size - 1),
         lambda entry: entry.write_bytes(entry.read_bytes()[:-1] + b"?"),
         lambda entry: entry.write_bytes(CODE),
@@ -257,7 +258,7 @@ def test_code_that_the_driver_does_not_load_is_an_error(
             raise RuntimeError(f"CUDA_ERROR_INVALID_IMAGE in {name}")
 
     monkeypatch.setattr("cuda.core.ObjectCode", ObjectCode)
-    monkeypatch.setenv(nvrtc.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(private.CACHE_VARIABLE, str(tmp_path / "cache"))
     nvrtc.compile_module(MODULE, "sm_90")
     plant(only_entry(tmp_path / "cache"), content)
     with pytest.raises(EngineError) as caught:
@@ -271,8 +272,8 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv("SENTRY_CACHE_DIR", "/chosen")
-    assert nvrtc.default_cache() == Path("/chosen")
+    assert private.default_cache() == Path("/chosen")
     monkeypatch.setenv("SENTRY_CACHE_DIR", "")
-    assert nvrtc.default_cache() == Path("/xdg/artifact-sentry")
+    assert private.default_cache() == Path("/xdg/artifact-sentry")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert nvrtc.default_cache() == Path("/home/someone/.cache/artifact-sentry")
+    assert private.default_cache() == Path("/home/someone/.cache/artifact-sentry")

@@ -14,6 +14,7 @@ from engines.oracle import NAMES, expected
 from engines.places import OnGpu
 from reference.write_vectors import noise
 
+from sentry import private
 from sentry.engine import nvrtc
 from sentry.engine.contract import Engine
 from sentry.engine.cuda import CudaEngine
@@ -248,7 +249,7 @@ def cached(module: str, arch: str, cache: Path) -> tuple[Path, bytes]:
 
 
 def plant(entry: Path, code: bytes) -> None:
-    entry.write_bytes(nvrtc._seal(entry, code) + code)
+    entry.write_bytes(private.seal(entry, code) + code)
 
 
 @pytest.mark.parametrize("planted", ["another module's", "a changed constant's"])
@@ -258,7 +259,7 @@ def test_wrong_code_in_the_cache_is_caught_when_it_is_loaded(
 ) -> None:
     arch = cuda.describe().split(", ")[-1]
     cache = tmp_path / "cache"
-    monkeypatch.setenv(nvrtc.CACHE_VARIABLE, str(cache))
+    monkeypatch.setenv(private.CACHE_VARIABLE, str(cache))
     entry, good = cached(module, arch, cache)
     if planted == "another module's":
         plant(entry, cached("sha3-256" if module == "sha256" else "lattice", arch, cache)[1])
@@ -287,7 +288,7 @@ def test_wrong_code_in_the_cache_is_caught_when_it_is_loaded(
 def test_a_damaged_cache_is_not_loaded(
     cuda: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[bytes], bytes]
 ) -> None:
-    monkeypatch.setenv(nvrtc.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(private.CACHE_VARIABLE, str(tmp_path / "cache"))
     entry, _ = cached("blake3", cuda.describe().split(", ")[-1], tmp_path / "cache")
     whole = entry.read_bytes()
     entry.write_bytes(spoil(whole))

@@ -42,6 +42,10 @@ def test_plain_json_is_read(data: bytes, value: object) -> None:
     assert loads(data) == value
 
 
+def test_minus_zero_is_no_integer() -> None:
+    assert [type(loads(text)) for text in (b"-0", b"0", b"-1", b"-0.0")] == [float, int, int, float]
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

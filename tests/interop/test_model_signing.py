@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sentry import MismatchError, SignatureError, sign_path, verify_path
+from sentry import MismatchError, SignatureError, sign_path, update_path, verify_path
 from sentry.formats.manifest import GIT_PATHS
 
 CURVES = ("ecdsa-p256", "ecdsa-p384", "ecdsa-p521")
@@ -99,6 +99,17 @@ def test_its_command_line_knows_no_hash_but_sha256(peer_command: Any, model: Pat
     done = peer_command("verify", "key", model, "--signature", signature, "--public_key", key.public)
     assert done.returncode == 1
     assert "Hash mismatch" in done.stderr
+
+
+def test_its_command_line_verifies_an_updated_signature(
+    peer_command: Any, model: Path, keys: Mapping[str, Any]
+) -> None:
+    key = keys["ecdsa-p256"]
+    old = sign(model, key)
+    (model / "weights.bin").write_bytes(bytes(4096))
+    update_path(model, old, key.signer, key.trust).write(old)
+    done = peer_command("verify", "key", model, "--signature", old, "--public_key", key.public)
+    assert (done.returncode, done.stdout.strip()) == (0, "Verification succeeded"), done.stderr
 
 
 # ----------------------------------------------------------------------------------------------------------- its API
