@@ -207,12 +207,10 @@ def test_every_third_party_package_has_its_home(package: str) -> None:
 
 # Where the kernel cache lies, and what cuFile is told; never anything that decides what verifies.
 ENVIRONMENT = {
-    "sentry.engine.nvrtc": {"os.environ"},
+    "sentry.private": {"os.environ"},
     "sentry.doctor": {"os.environ"},
     "sentry.readers.gds": {"os.environ"},
 }
-# Where the private cache lies, and what cuFile is told; never anything that decides what verifies.
-ENVIRONMENT = {"sentry.private": {"os.environ"}, "sentry.doctor": {"os.environ"}}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("sentry.cli")])
