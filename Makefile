@@ -8,10 +8,10 @@ MODEL := .cache/all-MiniLM-L6-v2
 demo: .venv/.ready $(MODEL)/model.safetensors  ## sign, verify and tamper with a real model
 	$(BIN)/python scripts/demo.py $(MODEL)
 
-test: lint .venv/.torch .venv-peer/.ready  ## everything that CI runs
+test: lint .venv/.transformers .venv-peer/.ready $(MODEL)/model.safetensors  ## everything that CI runs
 	$(BIN)/python -m pytest -n auto
 
-test-slow: .venv/.torch .venv-peer/.ready  ## the long campaigns in full
+test-slow: .venv/.transformers .venv-peer/.ready $(MODEL)/model.safetensors  ## the long campaigns in full
 	$(BIN)/python -m pytest -n auto --slow
 
 lint: .venv/.ready  ## style and types
@@ -47,6 +47,10 @@ clean:
 
 .venv/.torch: .venv/.ready requirements/torch.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	touch $@
+
+.venv/.transformers: .venv/.torch requirements/transformers.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/transformers.txt
 	touch $@
 
 .venv-peer/.ready: requirements/peer.txt

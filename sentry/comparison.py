@@ -18,6 +18,8 @@ from sentry.tree import Tree
 
 # What to digest instead of an opened file of the model: its copy, which is made from the one descriptor.
 Detour = Callable[[OpenFile], AbstractContextManager[OpenFile]]
+# Says of a path, relative to the model, whether a file is wanted.
+Selection = Callable[[str], bool]
 
 
 class Comparison:
@@ -29,6 +31,7 @@ class Comparison:
         ignore: Paths relative to the model that the caller leaves out, beyond those of the manifest.
         signatures: Signature files that lie inside the model: left out, and nothing that needs to be reported.
         ignore_unsigned: Report files that the manifest does not list instead of refusing them.
+        only: Says of a signed file whether its bytes are wanted; names and sizes are compared of all. None: of every.
     """
 
     def __init__(
@@ -39,10 +42,12 @@ class Comparison:
         ignore: Iterable[str] = (),
         signatures: Iterable[str] = (),
         ignore_unsigned: bool = False,
+        only: Selection | None = None,
     ) -> None:
         self._tree = tree
         self._manifest = manifest
         self._files = files_in(tree, manifest)
+        self._only = only
         self._signatures = frozenset(signatures)
         self._ignored = frozenset((*manifest.ignore_paths, *ignore, *self._signatures))
         self._ignore_unsigned = ignore_unsigned
@@ -75,7 +80,7 @@ class Comparison:
         detour: Detour = contextlib.nullcontext,
         progress: Progress | None = None,
     ) -> int:
-        """Digest every signed file and compare.
+        """Digest every signed file that is wanted, and compare.
 
         Args:
             engine: Where to hash.
@@ -99,7 +104,7 @@ class Comparison:
                 return seen.nbytes, self._check_file(engine, seen, hashes, progress)
 
         present = self._listing.files
-        sizes = {path: present[path].nbytes if path in present else 0 for path in self._files}
+        sizes = {path: present[path].nbytes if path in present else 0 for path in self._wanted()}
         total = 0
         changed: list[str] = []
         missing: list[str] = []
@@ -135,6 +140,13 @@ class Comparison:
         left_out = [path for path in self._listing.ignored if path not in self._signatures and path not in self._files]
         unsigned = [*self._unsigned, *self._irregular] if self._ignore_unsigned else []
         return tuple(sorted((*left_out, *unsigned)))
+
+    def not_read(self) -> tuple[str, ...]:
+        """Return the signed files whose bytes were not wanted."""
+        return tuple(sorted(self._files.keys() - set(self._wanted())))
+
+    def _wanted(self) -> list[str]:
+        return [path for path in self._files if self._only is None or self._only(path)]
 
     def _size_differs(self, path: str, nbytes: int) -> bool:
         signed = _signed_size(self._files[path])

@@ -20,6 +20,7 @@ from typing import Self
 
 from sentry.atomic import unavailable
 from sentry.bundle import Bundle
+from sentry.comparison import Selection
 from sentry.engine.contract import Progress
 from sentry.engine.segments import ShortReadError
 from sentry.errors import UnavailableError
@@ -50,6 +51,7 @@ def materialize(
     *,
     hash: str | None = None,  # noqa: A002  (the field's word for it)
     ignore_unsigned: bool = False,
+    only: Selection | None = None,
     engine: str = "auto",
     progress: Progress | None = None,
 ) -> Verification:
@@ -65,6 +67,8 @@ def materialize(
         dest: The copy's path. Nothing may be there; the directory that will hold it must exist.
         hash: What to recompute, as in `verify_path`.
         ignore_unsigned: Leave files out that the signature does not list; they are reported as not covered.
+        only: Says of a signed file, by its path in the model, whether to copy it. The others must be there, of the
+            signed size, but are not read; they are reported as `not_read`, and such a copy cannot be verified again.
         engine: Where to hash: `auto`, `cpu`, `cuda`, or `cuda:N` for one GPU of several.
         progress: Called with the number of bytes copied since the last call, from any thread.
 
@@ -89,7 +93,7 @@ def materialize(
         # Read once: what is copied is what was checked.
         bundles = [read_signature(item) for item in given]
         with _Copy(Path(dest), progress) as copy:
-            options = Options(chosen, hash, ignore_unsigned=ignore_unsigned, detour=copy.of, started=started)
+            options = Options(chosen, hash, ignore_unsigned=ignore_unsigned, only=only, detour=copy.of, started=started)
             verification = verify_tree(tree, bundles, trust, own=own, options=options)
             for inside, item in own.items():
                 # One that is itself signed has been copied like any other file.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from sentry import engine as engines
 from sentry.bundle import Bundle
-from sentry.comparison import Comparison, Detour
+from sentry.comparison import Comparison, Detour, Selection
 from sentry.engine import EngineChoice
 from sentry.engine.contract import Progress
 from sentry.errors import MismatchError, RefusedError
@@ -93,6 +93,7 @@ class Options:
 
     Attributes:
         engine: The engine, and why it was taken.
+        only: Says whose bytes are wanted, by path.
         detour: Makes copies of the files, which are then digested in their place.
         started: When the work began, in seconds of `time.perf_counter`.
     """
@@ -103,6 +104,7 @@ class Options:
     ignore_unsigned: bool = False
     insecure_legacy: bool = False
     progress: Progress | None = None
+    only: Selection | None = None
     detour: Detour = nullcontext
     started: float = field(default_factory=time.perf_counter)
 
@@ -148,6 +150,7 @@ def verify_tree(
         ignore=relative_to_model(tree.path, options.ignore),
         signatures=own,
         ignore_unsigned=options.ignore_unsigned,
+        only=options.only,
     )
     comparison.compare_names_and_sizes()
     engine = options.engine.engine
@@ -165,6 +168,7 @@ def verify_tree(
         engine=engine.name,
         engine_reason=options.engine.explain(hashes),
         seconds=time.perf_counter() - options.started,
+        not_read=comparison.not_read(),
     )
 
 

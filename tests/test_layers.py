@@ -60,6 +60,7 @@ LAYERS = [
             "sentry.watching",
         ),
     ),
+    (4, ("sentry.integrations",)),
     (5, ("sentry.cli", "sentry.__main__")),
 ]
 PURE_FORMATS = {
@@ -114,7 +115,9 @@ HOMES = {
     "blake3": ("sentry.engine.cpu",),
     "click": ("sentry.cli",),
     "rich": ("sentry.cli",),
-    "huggingface_hub": ("sentry.hub",),
+    "transformers": ("sentry.integrations.transformers", "sentry.integrations.adoption"),
+    "huggingface_hub": ("sentry.hub", "sentry.integrations.transformers"),
+    "vllm": ("sentry.integrations.vllm",),
 }
 
 
