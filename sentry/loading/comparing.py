@@ -25,9 +25,9 @@ from sentry.readers.place import Place, Room
 from sentry.readers.ring import Observer
 from sentry.text import escape, join_names
 
-# How many bytes of a file become one value while the rest is still arriving: a launch's cost is small beside hashing
-# them, and what is left at the end is hashed in a third of a millisecond.
-RANGE_BYTES = 512 * 1024 * 1024
+# How many bytes of a file become one value while the rest is still arriving: launches cost the interpreter's time,
+# which the readers need, and what is left at the end is hashed in a millisecond.
+RANGE_BYTES = 2 * 1024 * 1024 * 1024
 CHUNK_BYTES = 1024
 
 # Under every hash, for every file: the digests of its resources in order.
@@ -80,7 +80,24 @@ def _by_file(digests: Sequence[bytes], files: Sequence[SignedFile]) -> list[list
 
 def _segments(source: SourceFile, tensors: Mapping[str, Any]) -> list[Segment]:
     entries = [entry for entry in source.header.tensors if entry.nbytes]
-    return [HostBytes(source.header.data), *(_segment(tensors[entry.name]) for entry in entries)]
+    arrays = [tensors[entry.name] for entry in entries]
+    return [HostBytes(source.header.data), *(_on_gpu(arrays) or map(_segment, arrays))]
+
+
+def _on_gpu(arrays: Sequence[Any]) -> list[Segment]:
+    """Return the segments of plain torch tensors on one GPU, all at once; nothing where that is not what there is."""
+    if not arrays or not getattr(arrays[0], "is_cuda", False):
+        return []
+    from sentry.engine.torch_tables import torch_tables  # noqa: PLC0415
+
+    tables = torch_tables(arrays)
+    if tables is None:
+        return []
+    pointers, sizes = tables.pointers.tolist(), tables.nbytes.tolist()
+    return [
+        DeviceBytes(pointer, nbytes, tables.ordinal, tables.stream, array)
+        for pointer, nbytes, array in zip(pointers, sizes, arrays, strict=True)
+    ]
 
 
 def _segment(array: Any) -> Segment:  # noqa: ANN401

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,14 @@ class _Load:
             readers, self.reader_reason = plan_readers(reader, self._place, observer)
             with _read_errors(self._files):
                 loaded = self._read(readers, chosen=reader)
-                check_tensors(self._sources, loaded, self._place, self.reader)
+            with ThreadPoolExecutor(1, thread_name_prefix="sentry-digest") as pool:
+                # The GPU hashes while the tensors are looked at; both must be right.
                 if observer is not None and self.reader == "ring":
-                    digests = observer.digests()
+                    digests = pool.submit(observer.digests)
                 else:
-                    digests = resident_digests(self._plan.engine, self._hashes, self._files, loaded)
-            compare(self._files, self._manifest, digests)
+                    digests = pool.submit(resident_digests, self._plan.engine, self._hashes, self._files, loaded)
+                check_tensors(self._sources, loaded, self._place, self.reader)
+                compare(self._files, self._manifest, digests.result())
             for file in self._files:
                 file.check_unchanged()
         finally:

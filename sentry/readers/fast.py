@@ -8,61 +8,36 @@ leads to by now. They are closed, and the GPU has finished what they gave it, be
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-from sentry.formats.safetensors import TensorEntry
-from sentry.readers import Reader, ReaderUnavailableError, SourceFile, Tensors
+from sentry.readers import ReaderUnavailableError, SourceFile, Tensors
 from sentry.readers.place import Place, no_room
-from sentry.readers.ring import RingReader
-
-# InstantTensor's buffer on the GPU holds at least its largest tensor. Larger ones than this come another way, so that
-# no load needs more than this beside the model.
-RING_BYTES = 256 * 1024 * 1024
 
 
 class InstantTensorReader:
     """InstantTensor (https://github.com/scitix/InstantTensor): asynchronous reads, or a mapping of files in memory.
 
     Args:
-        other: Reads tensors that are larger than its buffer, at the same time.
+        options: Beyond the defaults of its `safe_open`.
     """
 
     name = "instanttensor"
 
-    def __init__(self, other: Reader | None = None) -> None:
-        self._other = other or RingReader()
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401
+        self._options = options
 
     def load(self, files: Sequence[SourceFile], place: Place) -> list[Tensors]:
         """Read all tensors of all files; see `sentry.readers.Reader`."""
         module = _module("instanttensor")
-        small = [_only(file, lambda entry: entry.nbytes <= RING_BYTES) for file in files]
-        large = [_only(file, lambda entry: entry.nbytes > RING_BYTES) for file in files]
-        if not all(file.header.tensors for file in small):
-            raise ReaderUnavailableError("it does not read files without small tensors")
-        with ThreadPoolExecutor(1, thread_name_prefix="sentry-large") as pool:
-            others = pool.submit(self._other.load, large, place) if any(file.header.tensors for file in large) else None
-            found = self._load(module, small, place)
-            rest = others.result() if others else [{} for _ in files]
-        return [{**tensors, **more} for tensors, more in zip(found, rest, strict=True)]
-
-    def _load(self, module: Any, files: Sequence[SourceFile], place: Place) -> list[dict[str, Any]]:  # noqa: ANN401
+        if not all(file.header.tensors for file in files):
+            raise ReaderUnavailableError("it does not read files without tensors")
         # Files come in the order of their names.
         ordered = sorted(files, key=_path)
-        names = [entry.name for file in ordered for entry in file.header.tensors]
         with _of_others(place, "InstantTensor") as torch:
-            source = module.safe_open(
-                [_path(file) for file in ordered],
-                framework="pt",
-                device=place.ordinal,
-                buffer_size=RING_BYTES,
-                tensor_filter=names,
-                tensor_name_match_mode="exact",
-            )
-            with source:
+            paths = [_path(file) for file in ordered]
+            with module.safe_open(paths, framework="pt", device=place.ordinal, **self._options) as source:
                 tensors = list(source.tensors())
             torch.cuda.synchronize()
         found: dict[int, dict[str, Any]] = {file.descriptor: {} for file in ordered}
@@ -107,12 +82,6 @@ def _module(name: str) -> Any:  # noqa: ANN401
         return importlib.import_module(name)
     except ImportError as error:
         raise ReaderUnavailableError(f"{name} is not installed" if error.name == name else str(error)) from None
-
-
-def _only(file: SourceFile, wanted: Callable[[TensorEntry], bool]) -> SourceFile:
-    """Return the file as if it had only some of its tensors."""
-    tensors = tuple(entry for entry in file.header.tensors if wanted(entry))
-    return replace(file, header=replace(file.header, tensors=tensors))
 
 
 def _path(file: SourceFile) -> str:

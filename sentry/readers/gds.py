@@ -9,6 +9,7 @@ another), and udev's record of the device.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,21 +94,24 @@ def _registered(files: Sequence[SourceFile]) -> Iterator[tuple[Any, list[int]]]:
     except Exception as error:
         raise ReaderUnavailableError(f"cuFile does not start: {_first_line(error)}") from error
     handles: list[int] = []
-    try:
-        try:
-            for file in files:
+    with contextlib.ExitStack() as stack:
+        stack.callback(cufile.driver_close)
+        for file in files:
+            try:
+                # The same open file again, without the flags that it was opened with and that cuFile refuses.
+                descriptor = os.open(f"/proc/self/fd/{file.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                if not os.path.sameopenfile(descriptor, file.descriptor):
+                    raise OSError("it is another file")  # noqa: TRY301
                 description = cufile.Descr()
                 description.type = cufile.FileHandleType.OPAQUE_FD
-                description.handle.fd = file.descriptor
+                description.handle.fd = descriptor
                 description.fs_ops = 0
                 handles.append(cufile.handle_register(description.ptr))
-        except Exception as error:
-            raise ReaderUnavailableError(f"cuFile does not take {file.path}: {_first_line(error)}") from error
+            except Exception as error:
+                raise ReaderUnavailableError(f"cuFile does not take {file.path}: {_first_line(error)}") from error
+            stack.callback(cufile.handle_deregister, handles[-1])
         yield cufile, handles
-    finally:
-        for handle in handles:
-            cufile.handle_deregister(handle)
-        cufile.driver_close()
 
 
 def _first_line(error: Exception) -> str:

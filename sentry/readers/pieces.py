@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in blocks, and which pieces of which tensors a block holds."""
+"""Files in blocks, and which pieces of which tensors a block holds.
+
+A large model has thousands of blocks, made while it is read: they are tuples, which cost least.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sentry.readers import SourceFile
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """A range of one file's bytes.
 
     Attributes:
@@ -24,8 +26,7 @@ class Block:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """What a block holds of one tensor.
 
     Attributes:

@@ -81,7 +81,7 @@ class RingReader:
         with self._mover(place.ordinal) as mover:
             self._observer.start(files, rooms)
             queues = self._queues(files)
-            count = min(len(queues) + self._more_blocks, sum(1 for _ in blocks(files, self._block_bytes)))
+            count = min(len(queues) + self._more_blocks, self._count(files) + 1)
             pinned = [mover.pinned(self._block_bytes) for _ in range(count)]
             _Ring(files, rooms, self._observer, mover, pinned).run(queues)
         return [
@@ -89,20 +89,37 @@ class RingReader:
             for file, of_file in zip(files, rooms, strict=True)
         ]
 
+    def _count(self, files: Sequence[SourceFile]) -> int:
+        """Return about how many blocks there are."""
+        return sum(file.nbytes // self._block_bytes + 1 for file in files)
+
     def _queues(self, files: Sequence[SourceFile]) -> list[Iterator[Block]]:
         """Divide the work: blocks in turn to whoever is free, or whole files where the order matters."""
-        work = list(blocks(files, self._block_bytes))
         if not self._observer.in_order:
-            # `next` on a list's iterator is atomic, on a generator it is not.
-            return [iter(work)] * max(1, min(self._threads, len(work)))
+            return [_Shared(blocks(files, self._block_bytes))] * max(1, min(self._threads, self._count(files)))
         by_file: dict[int, list[Block]] = {}
-        for block in work:
+        for block in blocks(files, self._block_bytes):
             by_file.setdefault(block.file, []).append(block)
         lanes: list[list[Block]] = [[] for _ in range(max(1, min(self._threads, len(by_file))))]
         # The largest first, each to the lane that has least to do.
         for part in sorted(by_file.values(), key=len, reverse=True):
             min(lanes, key=len).extend(part)
         return [iter(lane) for lane in lanes]
+
+
+class _Shared:
+    """One iterator for several threads: a generator's `next` must not be called by two at once."""
+
+    def __init__(self, work: Iterator[Block]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Block]:
+        return self
+
+    def __next__(self) -> Block:
+        with self._lock:
+            return next(self._work)
 
 
 class _Ring:

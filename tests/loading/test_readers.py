@@ -306,7 +306,6 @@ def fake_instanttensor(monkeypatch: pytest.MonkeyPatch, change: Callable[[list[A
     class Source:
         def __init__(self, paths: list[str], **options: Any) -> None:
             calls.append((paths, options))
-            self._wanted = set(options["tensor_filter"])
             self._paths = paths
 
         def __enter__(self) -> Self:
@@ -325,8 +324,7 @@ def fake_instanttensor(monkeypatch: pytest.MonkeyPatch, change: Callable[[list[A
                     raw = bytearray(data[length + entry.begin : length + entry.end])
                     if raw:
                         room.raw.copy_(torch.frombuffer(raw, dtype=torch.uint8))
-                    if entry.name in self._wanted:
-                        found.append((entry.name, room.array))
+                    found.append((entry.name, room.array))
             return iter(change(found))
 
     module = types.ModuleType("instanttensor")
@@ -342,25 +340,13 @@ def test_instanttensor_is_given_descriptors_and_is_closed_before_anything_is_ret
 ) -> None:
     calls = fake_instanttensor(monkeypatch, lambda found: found)
     files = [open_file(TWO), open_file(MORE)]
-    loaded = InstantTensorReader(PlainReader()).load(files, HOST)
+    loaded = InstantTensorReader().load(files, HOST)
     assert [{name: tensors[name] for name in sorted(tensors)}.keys() for tensors in loaded] == [
         dict.fromkeys(sorted(TWO)).keys(),
         dict.fromkeys(sorted(MORE)).keys(),
     ]
     assert sorted(calls[0][0]) == sorted(f"/proc/self/fd/{file.descriptor}" for file in files)
-    assert calls[0][1]["buffer_size"] == 256 * 2**20
     assert calls[-1] == "closed"
-
-
-def test_tensors_larger_than_the_others_buffer_come_another_way(
-    open_file: Callable[..., SourceFile], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = fake_instanttensor(monkeypatch, lambda found: found)
-    monkeypatch.setattr("sentry.readers.fast.RING_BYTES", 1000)
-    file = open_file(LONG)
-    (loaded,) = InstantTensorReader(PlainReader()).load([file], HOST)
-    assert calls[0][1]["tensor_filter"] == [e.name for e in file.header.tensors if e.nbytes <= 1000]
-    assert_read([file], [{entry.name: loaded[entry.name] for entry in file.header.tensors}])
 
 
 def test_another_loader_that_fails_makes_room_for_the_next(
@@ -371,7 +357,7 @@ def test_another_loader_that_fails_makes_room_for_the_next(
 
     fake_instanttensor(monkeypatch, fail)
     with pytest.raises(ReaderUnavailableError, match=r"^InstantTensor failed: No available backend$"):
-        InstantTensorReader(PlainReader()).load([open_file(TWO)], HOST)
+        InstantTensorReader().load([open_file(TWO)], HOST)
 
 
 @pytest.mark.parametrize("reader", [InstantTensorReader, FastSafetensorsReader])
@@ -388,7 +374,7 @@ def test_other_loaders_are_not_asked_for_files_without_tensors(
 ) -> None:
     fake_instanttensor(monkeypatch, lambda found: found)
     with pytest.raises(ReaderUnavailableError, match="does not read files without"):
-        InstantTensorReader(PlainReader()).load([open_file({})], HOST)
+        InstantTensorReader().load([open_file({})], HOST)
 
 
 # ------------------------------------------------------------------------------------------------------- decisions
