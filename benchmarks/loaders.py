@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sentry
-from sentry.formats.safetensors import header_nbytes, parse_header
+from sentry.formats.safetensors import header_nbytes
 from sentry.loading.checks import check_tensors
 from sentry.readers import Reader, SourceFile
 from sentry.readers.fast import FastSafetensorsReader, InstantTensorReader
@@ -100,8 +100,7 @@ def unverified(reader: str, files: Sequence[Path], device: str) -> list[Any]:
             stack.callback(os.close, descriptor)
             nbytes = os.fstat(descriptor).st_size
             length = header_nbytes(os.pread(descriptor, 8, 0), file_nbytes=nbytes)
-            header = parse_header(os.pread(descriptor, length, 0), file_nbytes=nbytes)
-            sources.append(SourceFile(file.name, descriptor, header, nbytes))
+            sources.append(SourceFile(file.name, descriptor, os.pread(descriptor, length, 0), nbytes))
         loaded = chosen.load(sources, place)
         check_tensors(sources, loaded, place, reader)
     return loaded

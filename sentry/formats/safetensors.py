@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeGuard
 
 from sentry.errors import FormatError
 from sentry.formats import strict_json
@@ -152,9 +153,12 @@ def _decode_entry(name: str, value: object) -> TensorEntry:
     what = f"the tensor {name[:80]!r}"
     reader = Reader(value, what)
     dtype = reader.string("dtype")
-    shape = _integers(reader.array("shape"), what=f"the shape of {what}")
-    offsets = _integers(reader.array("data_offsets"), what=f"the offsets of {what}")
+    shape, offsets = tuple(reader.array("shape")), tuple(reader.array("data_offsets"))
     reader.end()
+    if not _are_sizes(shape):
+        raise FormatError(f"the shape of {what} are not non-negative integers")
+    if not _are_sizes(offsets):
+        raise FormatError(f"the offsets of {what} are not non-negative integers")
     if len(shape) > MAX_DIMENSIONS:
         raise FormatError(f"{what} has more than {MAX_DIMENSIONS} dimensions")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -164,11 +168,9 @@ def _decode_entry(name: str, value: object) -> TensorEntry:
     return TensorEntry(name, dtype, shape, *offsets)
 
 
-def _integers(values: list[object], *, what: str) -> tuple[int, ...]:
+def _are_sizes(values: tuple[object, ...]) -> TypeGuard[tuple[int, ...]]:
     # Exactly int: JSON's true is one for isinstance, and floats are what other parsers accept.
-    if not all(type(value) is int and value >= 0 for value in values):
-        raise FormatError(f"{what} are not non-negative integers")
-    return tuple(values)  # type: ignore[arg-type]
+    return all(type(value) is int and value >= 0 for value in values)
 
 
 def _check_cover(tensors: list[TensorEntry], payload_nbytes: int | None) -> None:

@@ -81,7 +81,7 @@ def _by_file(digests: Sequence[bytes], files: Sequence[SignedFile]) -> list[list
 def _segments(source: SourceFile, tensors: Mapping[str, Any]) -> list[Segment]:
     entries = [entry for entry in source.header.tensors if entry.nbytes]
     arrays = [tensors[entry.name] for entry in entries]
-    return [HostBytes(source.header.data), *(_on_gpu(arrays) or map(_segment, arrays))]
+    return [HostBytes(source.header_data), *(_on_gpu(arrays) or map(_segment, arrays))]
 
 
 def _on_gpu(arrays: Sequence[Any]) -> list[Segment]:
@@ -166,7 +166,7 @@ class ArrivingDigests(Observer):
             ])  # fmt: skip
             bounds = range(0, source.nbytes, self._range_bytes)
             self._missing.append([min(self._range_bytes, source.nbytes - begin) for begin in bounds])
-            self._count(number, 0, len(source.header.data))
+            self._count(number, 0, len(source.header_data))
 
     def arrived(self, block: Block) -> None:
         """Hash the block's range if it was the last that it lacked."""
@@ -249,7 +249,7 @@ class _PassingFile:
         self._file = file
         self._states: list[dict[str, State]] = [{name: new_state(name) for name in hashes} for _ in file.resources]
         self._at = 0
-        self.update(memoryview(file.source.header.data))
+        self.update(memoryview(file.source.header_data))
 
     def update(self, data: memoryview) -> None:
         """Take in the next bytes of the file."""

@@ -142,29 +142,34 @@ class _Load:
 
     def run(self, reader: str) -> list[Tensors]:
         """Read, check, hash and compare; returns the tensors of each file only if all is as it was signed."""
-        check_names_are_unique(self._sources)
-        for source in self._sources:
-            for entry in source.header.tensors:
-                self._place.check_dtype(entry)
         observer = self._observer()
         try:
             readers, self.reader_reason = plan_readers(reader, self._place, observer)
             with _read_errors(self._files):
                 loaded = self._read(readers, chosen=reader)
-            with ThreadPoolExecutor(1, thread_name_prefix="sentry-digest") as pool:
-                # The GPU hashes while the tensors are looked at; both must be right.
-                if observer is not None and self.reader == "ring":
-                    digests = pool.submit(observer.digests)
-                else:
-                    digests = pool.submit(resident_digests, self._plan.engine, self._hashes, self._files, loaded)
-                check_tensors(self._sources, loaded, self._place, self.reader)
-                compare(self._files, self._manifest, digests.result())
+            with ThreadPoolExecutor(1, thread_name_prefix="sentry-check") as pool:
+                # The tensors are looked at while the GPU hashes; both must be right.
+                looked_at = pool.submit(self._look_at, loaded)
+                try:
+                    if observer is not None and self.reader == "ring":
+                        digests = observer.digests()
+                    else:
+                        digests = resident_digests(self._plan.engine, self._hashes, self._files, loaded)
+                finally:
+                    looked_at.result()
+                compare(self._files, self._manifest, digests)
             for file in self._files:
                 file.check_unchanged()
         finally:
             if observer is not None:
                 observer.close()
         return loaded
+
+    def _look_at(self, loaded: Sequence[Tensors]) -> None:
+        for file in self._files:
+            file.check_listed()
+        check_names_are_unique(self._sources)
+        check_tensors(self._sources, loaded, self._place, self.reader)
 
     def evidence(self, root: Path, signed: SignedPayload, started: float) -> LoadVerification:
         """Return the evidence of a load that `run` has finished."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which signed files a path means, opened once each, with headers parsed from the bytes that will be hashed.
+"""Which signed files a path means, opened once each, with headers read once: what is parsed is what will be hashed.
 
 Every file is found by its exact path relative to the signed directory, opened by descriptor without following a link,
 and checked for its signed size and header digest before its header is parsed.
@@ -25,9 +25,7 @@ from sentry.formats.safetensors import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
     MAX_UNSIGNED_HEADER_BYTES,
-    Header,
     header_nbytes,
-    parse_header,
 )
 from sentry.formats.strict_json import Reader
 from sentry.readers import SourceFile
@@ -48,11 +46,25 @@ class SignedFile:
         source: What readers get.
         resources: The signed digests of it, in order.
         stamp: Its state when it was opened.
+        listed: The tensors that the index puts there; None without an index.
     """
 
     source: SourceFile
     resources: tuple[Resource, ...] = field(repr=False)
     stamp: bytes = field(repr=False)
+    listed: frozenset[str] | None = field(default=None, repr=False)
+
+    def check_listed(self) -> None:
+        """Refuse a shard whose tensors are not exactly those that the index puts there.
+
+        Raises:
+            MismatchError: Naming the first that is not.
+        """
+        found = {entry.name for entry in self.source.header.tensors}
+        if self.listed is not None and found != self.listed:
+            name = min(found ^ self.listed)
+            where = "is in it, and not by the index" if name in found else "is not in it, though the index says so"
+            raise MismatchError(f"{escape(self.source.path)} does not fit the index: {escape(name)} {where}")
 
     def check_unchanged(self) -> None:
         """Refuse a file that somebody wrote to since it was opened.
@@ -105,13 +117,10 @@ class Sources:
             return [self._open_file(path)]
         weight_map = self._read_index(path)
         parent = path.rpartition("/")[0]
-        by_shard: dict[str, list[str]] = {}
+        by_shard: dict[str, set[str]] = {}
         for name, shard in weight_map.items():
-            by_shard.setdefault(f"{parent}/{shard}" if parent else shard, []).append(name)
-        files = [self._open_file(shard) for shard in sorted(by_shard)]
-        for file in files:
-            _check_shard(file.source, by_shard[file.source.path])
-        return files
+            by_shard.setdefault(f"{parent}/{shard}" if parent else shard, set()).add(name)
+        return [self._open_file(shard, frozenset(by_shard[shard])) for shard in sorted(by_shard)]
 
     def _file_of_directory(self, prefix: str) -> str:
         """Return the index of a directory, or its only safetensors file."""
@@ -156,7 +165,7 @@ class Sources:
             raise changed(path, "sizes differ")
         return descriptor, entry.nbytes, entry.stamp
 
-    def _open_file(self, path: str) -> SignedFile:
+    def _open_file(self, path: str, listed: frozenset[str] | None = None) -> SignedFile:
         resources = self._resources(path)
         descriptor, nbytes, stamp = self._open(path)
         try:
@@ -165,7 +174,7 @@ class Sources:
             raise unavailable(error, f"cannot read {escape(path)}") from None
         except ShortReadError as error:
             raise changed(path, str(error)) from None
-        return SignedFile(SourceFile(path, descriptor, header, nbytes), resources, stamp)
+        return SignedFile(SourceFile(path, descriptor, header, nbytes), resources, stamp, listed)
 
     def _read_index(self, path: str) -> Mapping[str, str]:
         """Read an index, verify the bytes that were read, and only then parse them."""
@@ -204,22 +213,13 @@ def _signed_size(resources: Sequence[Resource]) -> int | None:
     return last.nbytes if last.end is None else last.end
 
 
-def _read_header(descriptor: int, nbytes: int, signed_sha256: bytes | None, path: str) -> Header:
+def _read_header(descriptor: int, nbytes: int, signed_sha256: bytes | None, path: str) -> bytes:
     limit = MAX_UNSIGNED_HEADER_BYTES if signed_sha256 is None else MAX_HEADER_BYTES
     try:
         length = os.pread(descriptor, LENGTH_BYTES, 0)
         data = read_all(FileRange(descriptor, 0, header_nbytes(length, file_nbytes=nbytes, limit=limit)))
-        if signed_sha256 is not None and hashlib.sha256(data).digest() != signed_sha256:
-            raise changed(path, "the safetensors header is not the signed one")
-        return parse_header(data, file_nbytes=nbytes, limit=limit)
     except FormatError as error:
         raise MismatchError(f"{escape(path)} cannot be loaded: {error}", changed=[path]) from None
-
-
-def _check_shard(source: SourceFile, names: Sequence[str]) -> None:
-    """Refuse a shard whose tensors are not exactly those that the index puts there."""
-    found, listed = {entry.name for entry in source.header.tensors}, set(names)
-    if found != listed:
-        name = min(found ^ listed)
-        where = "is in it, and not by the index" if name in found else "is not in it, though the index says so"
-        raise MismatchError(f"{escape(source.path)} does not fit the index: {escape(name)} {where}")
+    if signed_sha256 is not None and hashlib.sha256(data).digest() != signed_sha256:
+        raise changed(path, "the safetensors header is not the signed one")
+    return data

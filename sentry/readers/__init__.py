@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
-from sentry.formats.safetensors import Header
+from sentry.errors import FormatError, MismatchError
+from sentry.formats.safetensors import Header, parse_header
 from sentry.readers.place import Place
+from sentry.text import escape
 
 Tensors = Mapping[str, Any]
 
@@ -24,19 +27,31 @@ class SourceFile:
     Attributes:
         path: POSIX path relative to the signed directory, for messages.
         descriptor: Open for reading; whoever opened it closes it.
-        header: Parsed from its first bytes.
+        header_data: Its length field and header; these bytes are parsed, and these are hashed.
         nbytes: Its size.
     """
 
     path: str
     descriptor: int
-    header: Header = field(repr=False)
+    header_data: bytes = field(repr=False)
     nbytes: int
 
     @property
     def payload_begin(self) -> int:
-        """Where the tensors' bytes begin."""
-        return len(self.header.data)
+        """Where the tensors' bytes begin; they end with the file."""
+        return len(self.header_data)
+
+    @cached_property
+    def header(self) -> Header:
+        """The header, parsed when it is first needed: reading can have begun by then.
+
+        Raises:
+            MismatchError: It is not one that a verified load accepts.
+        """
+        try:
+            return parse_header(self.header_data, file_nbytes=self.nbytes)
+        except FormatError as error:
+            raise MismatchError(f"{escape(self.path)} cannot be loaded: {error}", changed=[self.path]) from None
 
 
 class ReaderUnavailableError(Exception):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sentry.errors import SentryError
 from sentry.readers import ReaderUnavailableError, SourceFile, Tensors
 from sentry.readers.place import Place, no_room
 
@@ -31,8 +32,8 @@ class InstantTensorReader:
     def load(self, files: Sequence[SourceFile], place: Place) -> list[Tensors]:
         """Read all tensors of all files; see `sentry.readers.Reader`."""
         module = _module("instanttensor")
-        if not all(file.header.tensors for file in files):
-            raise ReaderUnavailableError("it does not read files without tensors")
+        if any(file.payload_begin == file.nbytes for file in files):
+            raise ReaderUnavailableError("it does not read files without bytes of tensors")
         # Files come in the order of their names.
         ordered = sorted(files, key=_path)
         with _of_others(place, "InstantTensor") as torch:
@@ -56,8 +57,8 @@ class FastSafetensorsReader:
     def load(self, files: Sequence[SourceFile], place: Place) -> list[Tensors]:
         """Read all tensors of all files; see `sentry.readers.Reader`."""
         module = _module("fastsafetensors")
-        if not all(file.header.tensors for file in files):
-            raise ReaderUnavailableError("it does not read files without tensors")
+        if any(file.payload_begin == file.nbytes for file in files):
+            raise ReaderUnavailableError("it does not read files without bytes of tensors")
         with _of_others(place, "fastsafetensors") as torch:
             loader = module.SafeTensorsFileLoader(module.SingleGroup(), str(place), nogds=True)
             try:
@@ -103,6 +104,8 @@ def _of_others(place: Place, what: str) -> Iterator[Any]:
             yield torch
     except torch.OutOfMemoryError:
         raise no_room(str(place)) from None
+    except SentryError:
+        raise
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         raise ReaderUnavailableError(f"{what} failed: {first or type(error).__name__}") from error

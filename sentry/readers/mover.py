@@ -14,10 +14,13 @@ class Mover(Protocol):
     """What the ring asks of a GPU. Used by one thread; marks are waited for by another."""
 
     def __enter__(self) -> Self:
-        """Get ready: everything that was queued for memory that is about to be filled has happened."""
+        """Get hold of the GPU."""
 
     def __exit__(self, *exception: object) -> None:
         """Wait until nothing is being copied any more."""
+
+    def ready(self) -> None:
+        """Wait until everything has happened that was queued for memory that is about to be filled."""
 
     def pinned(self, nbytes: int) -> Any:  # noqa: ANN401  (a tensor of bytes)
         """Return a block of pinned memory."""
@@ -59,8 +62,6 @@ class CudaMover:
 
     def __enter__(self) -> Self:
         self._device.__enter__()
-        # Memory that torch hands out again may still be used by work that was queued when it was freed.
-        self._torch.cuda.current_stream().synchronize()
         self._stream = self._torch.cuda.Stream()
         return self
 
@@ -70,6 +71,10 @@ class CudaMover:
             self._stream.synchronize()
         finally:
             self._device.__exit__(*exception)
+
+    def ready(self) -> None:
+        """Wait for torch's current stream: memory that it hands out again may still be used by work queued there."""
+        self._torch.cuda.current_stream().synchronize()
 
     def pinned(self, nbytes: int) -> Any:  # noqa: ANN401
         """Return a block of pinned memory.

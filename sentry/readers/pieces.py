@@ -62,29 +62,10 @@ class Layout:
 
 
 def blocks(files: Sequence[SourceFile], block_bytes: int) -> Iterator[Block]:
-    """Cut the files' tensors into blocks that end at multiples of the block size, counted from the files' starts.
-
-    Tensors that a header leaves out are not read.
-    """
+    """Cut the files' tensors into blocks that end at multiples of the block size, counted from the files' starts."""
     for number, file in enumerate(files):
-        for begin, end in _runs(file):
-            at = begin
-            while at < end:
-                stop = min(end, (at // block_bytes + 1) * block_bytes)
-                yield Block(number, at, stop)
-                at = stop
-
-
-def _runs(file: SourceFile) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of the file that its tensors take, neighbours as one."""
-    run: tuple[int, int] | None = None
-    for entry in file.header.tensors:
-        begin, end = file.payload_begin + entry.begin, file.payload_begin + entry.end
-        if run is not None and run[1] == begin:
-            run = (run[0], end)
-            continue
-        if run is not None:
-            yield run
-        run = (begin, end)
-    if run is not None:
-        yield run
+        begin = file.payload_begin
+        while begin < file.nbytes:
+            end = min(file.nbytes, (begin // block_bytes + 1) * block_bytes)
+            yield Block(number, begin, end)
+            begin = end

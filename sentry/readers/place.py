@@ -81,6 +81,7 @@ class Place:
         Raises:
             UnavailableError: There is no room.
         """
+        self.check_dtype(entry)
         dtype = self._dtype(entry.dtype)
         if self.framework == "np":
             import numpy as np  # noqa: PLC0415

@@ -38,7 +38,7 @@ class Observer:
     in_order = False
 
     def start(self, files: Sequence[SourceFile], rooms: Sequence[Sequence[Room]]) -> None:
-        """Learn what will be read, and where to."""
+        """Learn what will be copied to the GPU, and where to; blocks may have passed before."""
 
     def passing(self, block: Block, data: memoryview) -> None:
         """See a block on the host; called from the threads that read."""
@@ -77,13 +77,15 @@ class RingReader:
 
     def load(self, files: Sequence[SourceFile], place: Place) -> list[Tensors]:
         """Read all tensors of all files; see `sentry.readers.Reader`."""
-        rooms = [[place.allocate(entry) for entry in file.header.tensors] for file in files]
+
+        def allocate() -> list[list[Room]]:
+            return [[place.allocate(entry) for entry in file.header.tensors] for file in files]
+
         with self._mover(place.ordinal) as mover:
-            self._observer.start(files, rooms)
             queues = self._queues(files)
             count = min(len(queues) + self._more_blocks, self._count(files) + 1)
             pinned = [mover.pinned(self._block_bytes) for _ in range(count)]
-            _Ring(files, rooms, self._observer, mover, pinned).run(queues)
+            rooms = _Ring(files, self._observer, mover, pinned).run(queues, allocate)
         return [
             {entry.name: room.array for entry, room in zip(file.header.tensors, of_file, strict=True)}
             for file, of_file in zip(files, rooms, strict=True)
@@ -128,7 +130,6 @@ class _Ring:
     def __init__(
         self,
         files: Sequence[SourceFile],
-        rooms: Sequence[Sequence[Room]],
         observer: Observer,
         mover: Mover,
         pinned: Sequence[Any],
@@ -138,16 +139,16 @@ class _Ring:
         self._mover = mover
         self._views = [memoryview(block.numpy()) for block in pinned]
         self._sources = [block.data_ptr() for block in pinned]
-        self._targets = [[room.raw.data_ptr() for room in of_file] for of_file in rooms]
-        self._layouts = [Layout(file) for file in files]
+        self._targets: list[list[int]] = []
+        self._layouts: list[Layout] = []
         self._free: SimpleQueue[int] = SimpleQueue()
         self._filled: SimpleQueue[tuple[Block, int] | None] = SimpleQueue()
         self._copied: SimpleQueue[tuple[list[tuple[Block, int]], Mark] | None] = SimpleQueue()
         self._errors: list[BaseException] = []
         self._stop = threading.Event()
 
-    def run(self, queues: Sequence[Iterator[Block]]) -> None:
-        """Read everything.
+    def run(self, queues: Sequence[Iterator[Block]], allocate: Callable[[], list[list[Room]]]) -> list[list[Room]]:
+        """Read everything into what `allocate` returns, which is called when reading has begun.
 
         Raises:
             BaseException: The first error of any thread; all have ended by then.
@@ -156,7 +157,13 @@ class _Ring:
             self._free.put(slot)
         threads = [self._thread("read", functools.partial(self._read, queue)) for queue in queues]
         waiter = self._thread("wait", self._wait)
+        rooms: list[list[Room]] = []
         try:
+            rooms = allocate()
+            self._targets = [[room.raw.data_ptr() for room in of_file] for of_file in rooms]
+            self._layouts = [Layout(file) for file in self._files]
+            self._observer.start(self._files, rooms)
+            self._mover.ready()
             self._copy_all(readers=len(threads))
         except BaseException as error:  # noqa: BLE001  (raised again when the threads have ended)
             self._give_up(error)
@@ -165,6 +172,7 @@ class _Ring:
             thread.join()
         if self._errors:
             raise self._errors[0]
+        return rooms
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def run() -> None:

@@ -16,9 +16,10 @@ from loading.conftest import INDEX, MORE, SHARDS, TWO, Signed, Written, index_of
 from support import KeyPair, forge, write_files
 
 import sentry
+from sentry import readers
 from sentry.errors import MismatchError, SignatureError, TrustError
 from sentry.formats.safetensors import parse_header
-from sentry.loading import loaded, sources
+from sentry.loading import loaded
 from sentry.readers import SourceFile, Tensors
 from sentry.readers.place import Place
 from sentry.readers.plain import PlainReader
@@ -358,7 +359,7 @@ def test_a_header_swapped_under_the_reader_is_refused(single: Signed, monkeypatc
         rewrite(path, safetensors(renamed(TWO, "b.weight", "c.weight")))
         return header
 
-    monkeypatch.setattr(sources, "parse_header", swap)
+    monkeypatch.setattr(readers, "parse_header", swap)
     # The bytes that were parsed are the bytes that are hashed: only the file's state tells.
     with pytest.raises(MismatchError, match="it changed while it was read"):
         single.load()
