@@ -25,7 +25,7 @@ import sentry
 from benchmarks import loaders
 from benchmarks.common import scratch_folder, table, warm
 from benchmarks.gpu_tools import Target, machine, print_targets
-from benchmarks.load_subjects import llama_8b, write_model
+from benchmarks.load_subjects import llama_8b, max_file_bytes, write_model
 from benchmarks.loaders import Load
 
 FASTEST, SLOWEST = "InstantTensor", "safetensors"
@@ -69,19 +69,22 @@ class Contest:
         sentry.sign_path(directory, signer, hash="sha256").write(sha256)
         ours = partial(loaders.verified, directory, both, trust, device=device)
         on_gpu = device != "cpu"
-        readers = [*EVERY, *(["cufile"] if on_disk else [])] if on_gpu else ["plain"]
+        # A disk that reads a gigabyte a second is the same for all that do not find the file in memory.
+        readers = (["ring", "cufile"] if on_disk else [*EVERY]) if on_gpu else ["plain"]
         self._loads: dict[str, Load] = {SLOWEST: partial(loaders.safetensors, files, device)}
         if on_gpu:
             self._loads["fastsafetensors"] = partial(loaders.fastsafetensors, files, device)
             self._loads["Run:ai streamer"] = partial(loaders.runai, files, device)
             self._loads[FASTEST] = partial(loaders.instanttensor, files, device)
-        self._loads["SHA-256, then safetensors"] = partial(loaders.verify_then_load, files, device)
+        if not on_disk:
+            self._loads["SHA-256, then safetensors"] = partial(loaders.verify_then_load, files, device)
         for reader in readers:
             self._loads[f"ours unverified, {reader}"] = partial(loaders.unverified, reader, files, device)
             self._loads[f"ours verified, {reader}"] = partial(ours, reader=reader)
         self._loads["ours verified, auto"] = partial(ours, reader="auto")
-        by_sha256 = partial(loaders.verified, directory, sha256, trust, "auto", device)
-        self._loads["ours verified, sha256 only"] = by_sha256
+        if not on_disk:
+            by_sha256 = partial(loaders.verified, directory, sha256, trust, "auto", device)
+            self._loads["ours verified, sha256 only"] = by_sha256
         self.rows = {name: Row(name) for name in self._loads}
 
     def run(self, rounds: int) -> None:
@@ -140,7 +143,7 @@ class _Memory:
             self._thread.join()
 
     def _watch(self, torch: Any) -> None:  # noqa: ANN401
-        while not self._stop.wait(0.002):
+        while not self._stop.wait(0.0002):
             self.peak = max(self.peak, self._before - torch.cuda.mem_get_info()[0])
 
 
@@ -174,7 +177,7 @@ def report(contest: Contest, storage: str) -> None:
             f"{row.median * 1e3:.0f}",
             f"{fastest * 1e3:.0f}",
             f"{contest.nbytes / row.median / 1e9:.1f}",
-            f"{row.more_bytes / 2**20:.0f}",
+            f"{row.more_bytes / 2**20:.0f}" if row.more_bytes >= 0 else "-",
             "",
         ])  # fmt: skip
     headers = [storage, "median ms", "fastest ms", "GB/s", "memory beyond the model, MiB", "why not"]
@@ -190,19 +193,21 @@ def targets(contest: Contest) -> list[Target]:
     ours = rows["ours verified, auto"]
     share = best.median / ours.median
     times = rows[SLOWEST].median / ours.median
-    more = min(
-        (rows[f"ours verified, {name}"].median - rows[f"ours unverified, {name}"].median) * 1e3
-        for name in EVERY
-        if rows[f"ours verified, {name}"].seconds and rows[f"ours unverified, {name}"].seconds
-    )
+    used = rows["ours unverified, instanttensor"]
+    plain = used if used.seconds else rows["ours unverified, ring"]
+    checked = rows["ours verified, instanttensor" if used.seconds else "ours verified, ring"]
+    more = (checked.median - plain.median) * 1e3
     ring = contest.nbytes / rows["ours unverified, ring"].median / 1e9
-    memory = max(rows[name].more_bytes for name in ("ours verified, auto", "ours verified, ring"))
+    memory = {name: rows[f"ours verified, {name}"].more_bytes for name in ("auto", "ring")}
     return [
         Target(f"verified, of the fastest ({best.name})", ">= 0.97x", f"{share:.3f}x", share >= 0.97),
         Target("verified, times safetensors", ">= 10x", f"{times:.1f}x", times >= 10),
         Target("verified, more than unverified", "<= 12 ms", f"{more:.1f} ms", more <= 12),
         Target("built-in reader, from tmpfs", ">= 35 GB/s", f"{ring:.1f} GB/s", ring >= 35),
-        Target("memory beyond the model", "<= 512 MiB", f"{memory / 2**20:.0f} MiB", memory <= MORE_MEMORY),
+        *(
+            Target(f"memory beyond the model, {name}", "<= 512 MiB", f"{more / 2**20:.0f} MiB", more <= MORE_MEMORY)
+            for name, more in memory.items()
+        ),
     ]
 
 
@@ -214,6 +219,7 @@ def main() -> int:
     parser.add_argument("--tensors", type=int, help="only so many of the model's tensors")
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a folder in memory")  # noqa: S108
     parser.add_argument("--disk", type=Path, help="a folder on a disk; without it, memory only")
+    parser.add_argument("--disk-tensors", type=int, help="only so many of the tensors from the disk")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     arguments = parser.parse_args()
     tensors = llama_8b()[: arguments.tensors]
@@ -228,7 +234,8 @@ def main() -> int:
         with scratch_folder(str(parent)) as folder:
             directory = folder / "model"
             directory.mkdir()
-            write_model(directory, tensors)
+            chosen = tensors[: arguments.disk_tensors] if storage == "disk" else tensors
+            write_model(directory, chosen, max_file_bytes=max_file_bytes(chosen))
             warm(directory)
             contest = Contest(directory, arguments.device, on_disk=storage == "disk")
             contest.run(arguments.rounds)

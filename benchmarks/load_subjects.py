@@ -9,7 +9,8 @@ from pathlib import Path
 
 Tensors = list[tuple[str, tuple[int, ...]]]
 
-# As the published model is cut.
+# As the published model is cut: 16 GB in files of 5 GB at most.
+FILES = 4
 MAX_FILE_BYTES = 5_000_000_000
 
 
@@ -26,6 +27,12 @@ def llama_8b() -> Tensors:
         }  # fmt: skip
         tensors += [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in parts.items()]
     return [*tensors, ("model.norm.weight", (hidden,)), ("lm_head.weight", (words, hidden))]
+
+
+def max_file_bytes(tensors: Tensors) -> int:
+    """Return where to cut a part of the model, so that it has about as many files as the whole."""
+    total = sum(_nbytes(shape) for _, shape in tensors)
+    return min(MAX_FILE_BYTES, total // FILES * 5 // 4)
 
 
 def write_model(directory: Path, tensors: Tensors, *, max_file_bytes: int = MAX_FILE_BYTES) -> int:

@@ -14,11 +14,13 @@ from typing import Any
 
 from sentry.errors import SentryError
 from sentry.readers import ReaderUnavailableError, SourceFile, Tensors
-from sentry.readers.place import Place, no_room
+from sentry.readers.place import Place
 
 
 class InstantTensorReader:
     """InstantTensor (https://github.com/scitix/InstantTensor): asynchronous reads, or a mapping of files in memory.
+
+    Its buffer on the GPU holds at least the largest tensor: so much more memory is needed until it is closed.
 
     Args:
         options: Beyond the defaults of its `safe_open`.
@@ -39,10 +41,11 @@ class InstantTensorReader:
         with _of_others(place, "InstantTensor") as torch:
             paths = [_path(file) for file in ordered]
             with module.safe_open(paths, framework="pt", device=place.ordinal, **self._options) as source:
+                # It is reading by now; our own headers are parsed meanwhile.
+                owners = [file.descriptor for file in ordered for _ in file.header.tensors]
                 tensors = list(source.tensors())
             torch.cuda.synchronize()
         found: dict[int, dict[str, Any]] = {file.descriptor: {} for file in ordered}
-        owners = [file.descriptor for file in ordered for _ in file.header.tensors]
         # What comes too much or too little, or under another name, is noticed by whoever checks the tensors.
         for owner, (name, tensor) in zip(owners + owners[-1:] * len(tensors), tensors, strict=False):
             found[owner][name] = tensor
@@ -102,8 +105,8 @@ def _of_others(place: Place, what: str) -> Iterator[Any]:
         with warnings.catch_warnings(), torch.cuda.device(place.ordinal):
             warnings.simplefilter("ignore")
             yield torch
-    except torch.OutOfMemoryError:
-        raise no_room(str(place)) from None
+    except torch.OutOfMemoryError as error:
+        raise ReaderUnavailableError(f"{what} has no room for its buffer beside the model") from error
     except SentryError:
         raise
     except Exception as error:
