@@ -185,30 +185,43 @@ def report(contest: Contest, storage: str) -> None:
 
 
 def targets(contest: Contest) -> list[Target]:
-    """Judge what is to be reached from tmpfs."""
+    """Judge what is to be reached from tmpfs.
+
+    Contestants are compared round by round, and the median of the rounds counts: what slows a whole round down is the
+    machine's doing.
+    """
     rows: Mapping[str, Row] = contest.rows
-    best = min(
-        (row for name, row in rows.items() if "verified" not in name and row.seconds), key=lambda row: row.median
-    )
+    peers = [row for name, row in rows.items() if "verified" not in name and row.seconds]
+    best = min(peers, key=lambda row: row.median)
     ours = rows["ours verified, auto"]
-    share = best.median / ours.median
-    times = rows[SLOWEST].median / ours.median
-    used = rows["ours unverified, instanttensor"]
-    plain = used if used.seconds else rows["ours unverified, ring"]
-    checked = rows["ours verified, instanttensor" if used.seconds else "ours verified, ring"]
-    more = (checked.median - plain.median) * 1e3
-    ring = contest.nbytes / rows["ours unverified, ring"].median / 1e9
-    memory = {name: rows[f"ours verified, {name}"].more_bytes for name in ("auto", "ring")}
-    return [
+    share, times = _ratio(best, ours), _ratio(rows[SLOWEST], ours)
+    found = [
         Target(f"verified, of the fastest ({best.name})", ">= 0.97x", f"{share:.3f}x", share >= 0.97),
         Target("verified, times safetensors", ">= 10x", f"{times:.1f}x", times >= 10),
-        Target("verified, more than unverified", "<= 12 ms", f"{more:.1f} ms", more <= 12),
-        Target("built-in reader, from tmpfs", ">= 35 GB/s", f"{ring:.1f} GB/s", ring >= 35),
-        *(
-            Target(f"memory beyond the model, {name}", "<= 512 MiB", f"{more / 2**20:.0f} MiB", more <= MORE_MEMORY)
-            for name, more in memory.items()
-        ),
     ]
+    for reader in EVERY:
+        checked, plain = rows[f"ours verified, {reader}"], rows[f"ours unverified, {reader}"]
+        if checked.seconds and plain.seconds:
+            pairs = zip(checked.seconds, plain.seconds, strict=True)
+            more = statistics.median(after - before for after, before in pairs) * 1e3
+            found.append(Target(f"verified, more than unverified, {reader}", "<= 12 ms", f"{more:.1f} ms", more <= 12))
+    ring = contest.nbytes / rows["ours unverified, ring"].median / 1e9
+    found.append(Target("built-in reader, from tmpfs", ">= 35 GB/s", f"{ring:.1f} GB/s", ring >= 35))
+    for name in ("auto", "ring"):
+        more_bytes = rows[f"ours verified, {name}"].more_bytes
+        found.append(
+            Target(
+                f"memory beyond the model, {name}",
+                "<= 512 MiB",
+                f"{more_bytes / 2**20:.0f} MiB",
+                more_bytes <= MORE_MEMORY,
+            )
+        )
+    return found
+
+
+def _ratio(slow: Row, fast: Row) -> float:
+    return statistics.median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
 
 
 def main() -> int:
@@ -223,7 +236,6 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     arguments = parser.parse_args()
     tensors = llama_8b()[: arguments.tensors]
-    found: list[Target] = []
     figures: dict[str, Any] = {"machine": machine(device_of(arguments.device))}
     for key, value in figures["machine"].items():
         print(f"{key}: {value}")
@@ -242,12 +254,10 @@ def main() -> int:
             report(contest, storage)
             figures[storage] = [asdict(row) for row in contest.rows.values()]
             if storage == "tmpfs" and arguments.device != "cpu":
-                found = targets(contest)
+                print_targets(targets(contest), table)
+            if arguments.json:  # what has been measured is kept, whatever happens to the rest
+                arguments.json.write_text(json.dumps(figures, indent=1))
             shutil.rmtree(directory)
-    if found:
-        print_targets(found, table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
     return 0
 
 

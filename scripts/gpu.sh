@@ -112,7 +112,7 @@ describe_disk() {
 }
 
 load() {
-  run load 480 python3 benchmarks/load.py --rounds "$ROUNDS" --disk /tmp --disk-tensors 75 --json "$LOGS/load.json" || show load
+  run load 480 python3 benchmarks/load.py --rounds "$ROUNDS" --disk /tmp --disk-tensors 30 --json "$LOGS/load.json" || show load
   run watch 60 python3 benchmarks/watch.py --json "$LOGS/watch.json" || show watch
 }
 
