@@ -56,20 +56,6 @@ def check_tensors(files: Sequence[SourceFile], loaded: Sequence[Mapping[str, Any
             )
 
 
-def check_names_are_unique(files: Sequence[SourceFile]) -> None:
-    """Refuse a tensor that two files have.
-
-    Raises:
-        MismatchError: Naming it.
-    """
-    seen: dict[str, str] = {}
-    for file in files:
-        for entry in file.header.tensors:
-            other = seen.setdefault(entry.name, file.path)
-            if other != file.path:
-                raise MismatchError(f"{escape(entry.name)} is in {escape(other)} and in {escape(file.path)}")
-
-
 def _address(array: Any) -> int:  # noqa: ANN401
     return int(array.data_ptr() if hasattr(array, "data_ptr") else array.ctypes.data)
 

@@ -23,12 +23,12 @@ from sentry.errors import MismatchError, RefusedError, SignatureError, Unavailab
 from sentry.formats.digest import VERIFY_CHOICES
 from sentry.formats.manifest import SINGLE_FILE, Manifest
 from sentry.hub import resolve_model
-from sentry.loading.checks import check_names_are_unique, check_tensors
+from sentry.loading.checks import check_tensors
 from sentry.loading.comparing import ArrivingDigests, PassingDigests, compare, resident_digests
 from sentry.loading.evidence import LoadVerification
 from sentry.loading.plan import HashPlan, plan_hashing, plan_readers
 from sentry.loading.sources import SignedFile, Sources
-from sentry.paths import AnyPath, inside_model
+from sentry.paths import SIGNATURE_NAME, AnyPath, default_signature_path, inside_model
 from sentry.readers import Reader, ReaderUnavailableError, Tensors
 from sentry.readers.place import Place
 from sentry.signatures import (
@@ -73,8 +73,10 @@ def load_file(
     """Load a safetensors file, or all shards of a model, and verify the very bytes that were loaded.
 
     Args:
-        path: A `.safetensors` file, a directory with one or with an index of several, or the index.
-        signature: A signature file, a `Bundle`, or several: then each must verify, over the same payload.
+        path: A `.safetensors` file, a directory with one or with an index of several, or the index; or a model on the
+            Hugging Face Hub, `hf:org/name@revision`.
+        signature: A signature file, a `Bundle`, or several: then each must verify, over the same payload. By default
+            `model.sig` in the directory, or `NAME.sig` beside a file.
         trust: Whose signature counts, for example `KeyTrust.from_file("public.pem")`.
         root: The signed directory; by default the one that holds the signature. A `Bundle` does not say.
         device: Where the tensors are to lie: `cpu`, `cuda`, `cuda:N`, a number, or a `torch.device`.
@@ -103,7 +105,7 @@ def load_file(
     path = resolve_model(path)
     place = Place.of(framework, device)
     plan_readers(reader, place, None)
-    given = each_signature(() if signature is None else signature)
+    given = each_signature(_signature_beside(path) if signature is None else signature)
     check_trust(trust)
     with refusals_as_mismatches():
         signed = check_signatures(given, trust)  # type: ignore[arg-type]
@@ -168,7 +170,6 @@ class _Load:
     def _look_at(self, loaded: Sequence[Tensors]) -> None:
         for file in self._files:
             file.check_listed()
-        check_names_are_unique(self._sources)
         check_tensors(self._sources, loaded, self._place, self.reader)
 
     def evidence(self, root: Path, signed: SignedPayload, started: float) -> LoadVerification:
@@ -225,6 +226,13 @@ def _refuse_order_of_safetensors(signature: object, trust: object) -> None:
         raise TypeError(f"{shown!r} stands where the signature belongs: (path, signature, trust, {argument}={shown!r})")
     if isinstance(signature, Trust) or (trust is not None and isinstance(trust, (str, os.PathLike, Bundle))):
         raise TypeError("signature and trust are in the wrong order: (path, signature, trust)")
+
+
+def _signature_beside(path: AnyPath) -> Path:
+    """Return where a model's signature lies by default: in the directory, or beside the file."""
+    in_directory = Path(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))) / SIGNATURE_NAME
+    beside = default_signature_path(path)
+    return beside if os.path.lexists(beside) and not os.path.lexists(in_directory) else in_directory
 
 
 def _signed_root(path: AnyPath, root: AnyPath | None, given: Sequence[AnyPath | Bundle], manifest: Manifest) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from loading.conftest import INDEX, MORE, SHARDS, TWO, Signed, Written, pattern, safetensors
+from snapshots import write_snapshot
 from support import KeyPair
 
 import sentry
@@ -80,6 +81,25 @@ def test_a_single_file_with_a_signature_of_its_own_is_loaded(tmp_path: Path, pai
     assert_is(sentry.load_file(path, tmp_path / "weights.safetensors.sig", pair.trust), TWO)
     assert_is(sentry.load_file(path, bundle, pair.trust), TWO)
     assert_is(sentry.load_file(path, bundle, pair.trust, root=path), TWO)
+
+
+def test_a_signature_is_found_beside_a_single_file(tmp_path: Path, pair: KeyPair) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(safetensors(TWO))
+    sentry.sign_path(path, pair.signer).write(tmp_path / "weights.safetensors.sig")
+    assert_is(sentry.load_file(path, trust=pair.trust), TWO)
+
+
+def test_a_snapshot_of_a_hub_is_loaded_from_its_blobs(tmp_path: Path, sharded: Signed) -> None:
+    files = {path.name: path.read_bytes() for path in sharded.directory.iterdir()}
+    snapshot = write_snapshot(tmp_path / "hub", files)
+    assert (snapshot / "model-1-of-2.safetensors").is_symlink()
+    assert_is(sentry.load_file(snapshot, trust=sharded.pair.trust), TWO, MORE)
+    assert_is(sentry.load_file(snapshot / "model-2-of-2.safetensors", trust=sharded.pair.trust), MORE)
+    blob = (snapshot / "model-2-of-2.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    with pytest.raises(MismatchError, match="bytes differ"):
+        sentry.load_file(snapshot, trust=sharded.pair.trust)
 
 
 def test_a_bundle_is_told_which_directory_was_signed(single: Signed) -> None:
@@ -222,6 +242,8 @@ def test_loading_needs_trust_and_a_signature(single: Signed) -> None:
     path = single.directory / "model.safetensors"
     with pytest.raises(TrustError, match="no trust was given"):
         sentry.load_file(path, single.signature)
+    assert_is(sentry.load_file(path, None, single.pair.trust), TWO)
+    single.signature.unlink()
     with pytest.raises(SignatureError, match="there is no signature"):
         sentry.load_file(path, None, single.pair.trust)
     with pytest.raises(SignatureError, match="there is no signature"):
