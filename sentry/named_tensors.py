@@ -102,12 +102,15 @@ def name_tensors(model: Model) -> NamedTensors:
     torch = sys.modules.get("torch")
     not_covered: tuple[str, ...] = ()
     if torch is not None and isinstance(model, torch.nn.Module):
-        module, model = model, model.state_dict()
+        # The parameters themselves: detached from them, a subclass would look like a plain tensor.
+        module, model = model, model.state_dict(keep_vars=True)
         owned = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         not_covered = tuple(sorted({name for name, _ in owned} - model.keys()))
     if not isinstance(model, Mapping):
         raise TypeError("a model is a torch.nn.Module, or a mapping of names to arrays")
     tensors = [_name_tensor(_checked_name(name), value) for name, value in model.items()]
+    if len({tensor.name for tensor in tensors}) != len(tensors):
+        raise TypeError("the mapping has a name twice")
     return NamedTensors(tuple(sorted(tensors, key=attrgetter("name"))), not_covered)
 
 
@@ -127,9 +130,9 @@ def to_host(tensor: NamedTensor) -> NamedTensor:
 
 
 def _checked_name(name: object) -> str:
-    if not isinstance(name, str):
+    if type(name) is not str:  # a subclass can be one name in one place and another elsewhere
         raise TensorRefusedError(
-            f"a tensor is called {escape(repr(name)[:80])}, which is not text", hint="name tensors by strings"
+            f"a tensor is called {escape(repr(name)[:80])}, which is not a plain string", hint="name tensors by strings"
         )
     if not name:
         raise TensorRefusedError("a tensor has an empty name", hint="give every tensor a name")
@@ -139,7 +142,7 @@ def _checked_name(name: object) -> str:
         raise TensorRefusedError(
             f"the name '{escape(name)}' is not Unicode text", hint="rename the tensor", name=name
         ) from None
-    return str(name)
+    return name
 
 
 def _name_tensor(name: str, value: Array) -> NamedTensor:
@@ -167,6 +170,7 @@ def _of_torch(name: str, tensor: Any, torch: Any) -> NamedTensor:  # noqa: ANN40
     ordinal = tensor.get_device()
     if ordinal < 0 and tensor.device.type != "cpu":
         raise _refused(name, f"lies on {tensor.device.type}, which no engine reaches", "move it to the host")
+    _check_within_storage(name, tensor)
     try:
         plain = tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
         data = tensor if plain else tensor.detach().resolve_conj().resolve_neg().contiguous()
@@ -176,6 +180,21 @@ def _of_torch(name: str, tensor: Any, torch: Any) -> NamedTensor:  # noqa: ANN40
     if data.nbytes and not address:
         raise _refused(name, "has given its memory back", "gather or load the model's weights first")
     return NamedTensor(name, dtype, shape, data.nbytes, data, None if ordinal < 0 else ordinal, address, not plain)
+
+
+def _check_within_storage(name: str, tensor: Any) -> None:  # noqa: ANN401
+    """Refuse a tensor that reaches beyond the memory that it lies in: reading it would read anything, or crash."""
+    if not tensor.numel():
+        return
+    last = tensor.storage_offset() + sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    try:
+        held = tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):
+        raise _refused(name, "does not hand out its memory", "use it outside of transforms") from None
+    if held and (last + 1) * tensor.element_size() > held:  # none at all is what memory that was given back looks like
+        raise _refused(name, "reaches beyond the memory that it lies in", "make a copy before its storage is resized")
 
 
 def _torch_dtype(name: str, tensor: Any, torch: Any) -> str:  # noqa: ANN401

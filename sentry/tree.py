@@ -22,6 +22,7 @@ from typing import Self
 from sentry.atomic import unavailable
 from sentry.errors import RefusedError, UnavailableError
 from sentry.formats.manifest import MAX_DEPTH, SINGLE_FILE
+from sentry.paths import AnyPath
 from sentry.snapshots import Blobs, blobs_path
 from sentry.text import escape
 
@@ -125,6 +126,13 @@ class Tree:
         own = (self.path,) if self.is_directory else ()
         return own if self._blobs is None else (*own, blobs_path(self.path))
 
+    def is_at(self, path: AnyPath) -> bool:
+        """Say whether a path leads to the root of this tree, or to this file."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._root))
+        except OSError:
+            return False
+
     def __enter__(self) -> Self:
         return self
 
@@ -199,6 +207,14 @@ class Tree:
             for component in path.split("/") if path else ():
                 descriptor = stack.enter_context(_opened(component, _DIRECTORY, descriptor))
             yield descriptor
+
+    def has_directory(self, path: str) -> bool:
+        """Say whether a path of the tree is a directory; one that lies behind a link is none."""
+        try:
+            with self.directory(path):
+                return True
+        except (OSError, NotAFileError):
+            return False
 
     @contextlib.contextmanager
     def file(self, path: str, directory: int) -> Iterator[tuple[int, Entry]]:

@@ -7,12 +7,12 @@ bytes that change and tensors that are exchanged. Not found: what changes and ch
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
+from sentry.errors import EngineError
 from sentry.model_verification import ModelVerification
 from sentry.model_verifying import Prepared, prepare, read_manifest
 from sentry.named_tensors import Model
@@ -67,8 +67,8 @@ class Watch:
         header: bytes | Mapping[str, bytes] | None = None,
         engine: str = "auto",
     ) -> None:
-        if not (every > 0 and math.isfinite(every)):
-            raise ValueError("every must be a positive number of seconds")
+        if not 0 < every <= threading.TIMEOUT_MAX:
+            raise ValueError("every must be a positive number of seconds, and one that the system can wait")
         self._runner = _Runner(model, check_signatures(each_signature(signature), trust), header, engine)
         self._every = every
         self._callback = callback
@@ -168,6 +168,9 @@ class Watch:
             except Exception as error:  # noqa: BLE001  (whatever ends verification must be heard of)
                 if not self._report(error):
                     return
+            except BaseException as error:  # noqa: BLE001  (a thread that is made to end watches no more)
+                self._error = EngineError(f"the watch was ended by {type(error).__name__}")
+                return
             wait = max(0.0, self._every - (time.perf_counter() - started))
 
     def _report(self, error: Exception) -> bool:

@@ -28,7 +28,7 @@ from sentry.loading.comparing import ArrivingDigests, PassingDigests, compare, r
 from sentry.loading.evidence import LoadVerification
 from sentry.loading.plan import HashPlan, plan_hashing, plan_readers
 from sentry.loading.sources import SignedFile, Sources
-from sentry.paths import SIGNATURE_NAME, AnyPath, default_signature_path, inside_model
+from sentry.paths import SIGNATURE_NAME, AnyPath, default_signature_path
 from sentry.readers import Reader, ReaderUnavailableError, Tensors
 from sentry.readers.place import Place
 from sentry.signatures import (
@@ -252,18 +252,30 @@ def _signed_root(path: AnyPath, root: AnyPath | None, given: Sequence[AnyPath | 
 
 
 def _inside(tree: Tree, path: AnyPath) -> tuple[str, bool]:
-    """Return the path relative to the signed directory, and whether it is a directory."""
+    """Return the path relative to the signed directory, and whether it is a directory.
+
+    Links on the way to the signed directory are the caller's, and followed. Below it, the path is taken by its text:
+    what a link there leads to is another file, with another signed name.
+    """
     if not tree.is_directory:
+        if not tree.is_at(path):
+            raise MismatchError(f"the signature is for {escape(str(tree.path))}, not for {escape(os.fspath(path))}")
         return SINGLE_FILE, False
-    if os.path.realpath(path) == os.path.realpath(tree.path):
-        return "", True
-    inside = inside_model(tree.path, path)
-    if inside is None:
+    place = "/"
+    components = [part for part in os.path.join(os.getcwd(), path).split("/") if part not in {"", "."}]
+    for depth in range(len(components) + 1):
+        place = os.path.join(place, *components[depth - 1 : depth])
+        if tree.is_at(place):
+            inside = components[depth:]
+            break
+    else:
         raise MismatchError(
             f"{escape(os.fspath(path))} lies outside of what was signed, {escape(str(tree.path))}",
             hint="pass the signed directory as root=",
         )
-    return inside, os.path.isdir(path)
+    if ".." in inside:
+        raise MismatchError(f"{escape(os.fspath(path))} leads up again below what was signed", hint="leave out the ..")
+    return "/".join(inside), tree.has_directory("/".join(inside))
 
 
 @contextmanager

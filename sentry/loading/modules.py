@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,8 @@ def load_model(
         path: As in `load_file`.
         signature: As in `load_file`.
         trust: As in `load_file`.
-        strict: Whether the names must be exactly the module's. Tied tensors need to be there only once.
+        strict: Whether the names must be exactly the module's. Tied tensors need to be there only once; where they are
+            there twice, both must be the same.
         device: Where to load to.
         options: `root`, `reader`, `engine` and `hash` of `load_file`.
 
@@ -61,11 +63,8 @@ def load_model(
         SentryError: As `load_file` does.
     """
     tensors = load_file(path, signature, trust, device=device, **options)
-    expected = dict(module.state_dict(keep_vars=True))
-    tied = _tied(expected)
-    available = {name: tensors[source] for name in expected if (source := _source(name, tied, tensors)) is not None}
-    missing = tuple(sorted(expected.keys() - available.keys()))
-    unexpected = tuple(sorted(tensors.keys() - expected.keys()))
+    own = _OwnTensors(module)
+    chosen, missing, unexpected = own.choose(tensors)
     if strict and (missing or unexpected):
         parts = [
             f"{title}: {join_names(tuple(escape(name) for name in names))}"
@@ -73,46 +72,127 @@ def load_model(
             if names
         ]
         raise ValueError(f"the model does not fit the module; {'; '.join(parts)}")
-    on_meta = any(tensor.is_meta for tensor in expected.values())
-    _check_fit(expected, available, dtypes=not on_meta)
-    module.load_state_dict(available, strict=False, assign=on_meta)
-    if on_meta:
-        _tie_again(module, tied)
+    _check_fit(chosen)
+    own.put(chosen)
     still_meta = tuple(name for name, buffer in module.named_buffers() if buffer.is_meta)
     return ModuleLoad(tensors.verification, missing, unexpected, still_meta)
 
 
-def _tied(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return, for every name, all names of the same tensor."""
-    groups: dict[int, list[str]] = {}
-    for name, tensor in tensors.items():
-        groups.setdefault(id(tensor), []).append(name)
-    return {name: names for names in groups.values() for name in names}
+@dataclass(frozen=True)
+class _Choice:
+    """What one tensor of a module gets: under which name the model has it."""
+
+    name: str
+    own: Any
+    loaded: Any
 
 
-def _source(name: str, tied: Mapping[str, list[str]], tensors: Mapping[str, Any]) -> str | None:
-    """Return the name under which the model has what the module calls `name`."""
-    return next((other for other in (name, *tied[name]) if other in tensors), None)
+class _OwnTensors:
+    """The tensors of a module's state dict: the objects themselves, each with all of its names and places.
+
+    `load_state_dict` would ask hooks of the module, which may rename and convert, and stops half-way at an error.
+    """
+
+    def __init__(self, module: Any) -> None:  # noqa: ANN401
+        self._names: dict[int, list[str]] = {}
+        self._tensors: dict[int, Any] = {}
+        self._places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+        for part in module.modules():
+            for registry in (part._parameters, part._buffers):  # noqa: SLF001  (what `state_dict` reads as well)
+                for leaf, tensor in registry.items():
+                    if tensor is not None:
+                        self._places.setdefault(id(tensor), []).append((registry, leaf))
+        self._kept = module.state_dict(keep_vars=True)
+        for name, tensor in self._kept.items():
+            if id(tensor) not in self._places:
+                raise ValueError(
+                    f"{escape(name)} of the module's state dict is none of its parameters and buffers",
+                )
+            self._names.setdefault(id(tensor), []).append(name)
+            self._tensors[id(tensor)] = tensor
+        self._join_shared_memory()
+
+    def _join_shared_memory(self) -> None:
+        """Treat different tensors in the same memory as one, and refuse what overlaps otherwise."""
+        ranges = sorted(
+            (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, key)
+            for key, tensor in self._tensors.items()
+            if not tensor.is_meta and tensor.numel()
+        )
+        for (begin, end, first), (other, other_end, second) in itertools.pairwise(ranges):
+            if other >= end:
+                continue
+            if (begin, end) != (other, other_end):
+                names = f"{escape(self._names[first][0])} and {escape(self._names[second][0])}"
+                raise ValueError(f"{names} of the module overlap in memory")
+            self._names[second] += self._names.pop(first)
+
+    def choose(self, tensors: Mapping[str, Any]) -> tuple[list[_Choice], tuple[str, ...], tuple[str, ...]]:
+        """Find what every tensor gets.
+
+        Returns:
+            The choices, names of the module that the model lacks, and names of the model that the module lacks.
+
+        Raises:
+            ValueError: The model has two values for what is one tensor in the module.
+        """
+        chosen: list[_Choice] = []
+        missing: list[str] = []
+        for key, names in self._names.items():
+            there = sorted(name for name in names if name in tensors)
+            if not there:
+                missing += names
+                continue
+            for other in there[1:]:
+                if not _same_bytes(tensors[there[0]], tensors[other]):
+                    raise ValueError(
+                        f"{escape(there[0])} and {escape(other)} are one tensor in the module and two in the model"
+                    )
+            chosen.append(_Choice(there[0], self._tensors[key], tensors[there[0]]))
+        return chosen, tuple(sorted(missing)), tuple(sorted(tensors.keys() - self._kept.keys()))
+
+    def put(self, chosen: Iterable[_Choice]) -> None:
+        """Give every tensor its value: on the meta device the loaded tensor itself, elsewhere a copy in place."""
+        import torch  # noqa: PLC0415
+
+        with torch.no_grad():
+            for choice in chosen:
+                if not choice.own.is_meta:
+                    choice.own.copy_(choice.loaded)
+                    continue
+                new = choice.loaded
+                if isinstance(choice.own, torch.nn.Parameter):
+                    new = torch.nn.Parameter(new, requires_grad=choice.own.requires_grad)
+                for registry, leaf in self._places[id(choice.own)]:
+                    registry[leaf] = new
 
 
-def _check_fit(expected: Mapping[str, Any], available: Mapping[str, Any], *, dtypes: bool) -> None:
-    for name, tensor in available.items():
-        wanted = expected[name]
-        if tensor.shape != wanted.shape:
+def _same_bytes(first: Any, second: Any) -> bool:  # noqa: ANN401
+    import torch  # noqa: PLC0415
+
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    return bool(torch.equal(first.reshape(-1).view(torch.uint8), second.reshape(-1).view(torch.uint8)))
+
+
+def _check_fit(chosen: Iterable[_Choice]) -> None:
+    """Refuse whatever could stop `put` half-way, or make it change what was signed."""
+    import torch  # noqa: PLC0415
+
+    for choice in chosen:
+        name, own, loaded = escape(choice.name), choice.own, choice.loaded
+        if type(own) not in (torch.Tensor, torch.nn.Parameter):
+            raise ValueError(f"{name} of the module is a {type(own).__name__}, not a plain tensor")
+        if loaded.shape != own.shape:
+            raise ValueError(f"{name} has shape {tuple(loaded.shape)}, and the module wants {tuple(own.shape)}")
+        if own.is_meta:
+            if own.requires_grad and not (loaded.is_floating_point() or loaded.is_complex()):
+                raise ValueError(f"{name} is {loaded.dtype}, and the module wants to train it")
+            continue
+        if loaded.dtype != own.dtype:
             raise ValueError(
-                f"{escape(name)} has shape {tuple(tensor.shape)}, and the module wants {tuple(wanted.shape)}"
+                f"{name} is {loaded.dtype}, and the module's is {own.dtype}: a converted copy would not be what was "
+                f"signed; use module.to({loaded.dtype}), or a module on the meta device"
             )
-        if dtypes and tensor.dtype != wanted.dtype:
-            raise ValueError(
-                f"{escape(name)} is {tensor.dtype}, and the module's is {wanted.dtype}: a converted copy would not be "
-                f"what was signed; use module.to({tensor.dtype}), or a module on the meta device"
-            )
-
-
-def _tie_again(module: Any, tied: Mapping[str, list[str]]) -> None:  # noqa: ANN401
-    """Assignment gave each name a tensor object of its own; tied ones become one again."""
-    for name, names in tied.items():
-        if name != names[0]:
-            parent, _, leaf = name.rpartition(".")
-            owner, _, owner_leaf = names[0].rpartition(".")
-            setattr(module.get_submodule(parent), leaf, getattr(module.get_submodule(owner), owner_leaf))
+        if any(stride == 0 and size > 1 for stride, size in zip(own.stride(), own.shape, strict=True)):
+            raise ValueError(f"{name} of the module has several elements in one place")

@@ -56,6 +56,8 @@ class CudaMover:
             from cuda.bindings import driver  # noqa: PLC0415
         except ImportError:
             raise ReaderUnavailableError("cuda-bindings is not installed (it is in artifact-sentry[cuda])") from None
+        if not torch.cuda.is_available():
+            raise ReaderUnavailableError("torch has no GPU here")
         self._torch = torch
         self._memcpy = driver.cuMemcpyHtoDAsync
         self._device = torch.cuda.device(ordinal)

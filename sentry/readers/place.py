@@ -10,6 +10,7 @@ from typing import Any
 from sentry.dtypes import NUMPY_NAMES, TORCH_NAMES, TORCH_PACKED
 from sentry.errors import UnavailableError
 from sentry.formats.safetensors import TensorEntry
+from sentry.text import escape
 
 FRAMEWORKS = ("pt", "np")
 _DEVICE = re.compile(r"cpu|cuda(?::([0-9]{1,3}))?")
@@ -66,39 +67,43 @@ class Place:
         return "cpu" if self.ordinal is None else f"cuda:{self.ordinal}"
 
     def check_dtype(self, entry: TensorEntry) -> None:
-        """Refuse a dtype that the framework does not have.
+        """Refuse a dtype that the framework does not have, or not in this shape.
 
         Raises:
             UnavailableError: Naming the tensor.
         """
+        name = escape(entry.name[:80])
         if self._dtype(entry.dtype) is None:
             library = "torch" if self.framework == "pt" else "NumPy (with ml_dtypes, if installed)"
-            raise UnavailableError(f"{library} has no dtype for {entry.dtype}, which {entry.name[:80]!r} has")
+            raise UnavailableError(f"{library} has no dtype for {entry.dtype}, which {name} has")
+        packed = TORCH_PACKED.get(entry.dtype, 1) if self.framework == "pt" else 1
+        if packed > 1 and (not entry.shape or entry.shape[-1] % packed):
+            raise UnavailableError(f"torch packs {packed} elements of {entry.dtype}, and a row of {name} has odd ones")
 
     def allocate(self, entry: TensorEntry) -> Room:
         """Allocate memory for a tensor; its content is whatever lay there.
 
         Raises:
-            UnavailableError: There is no room.
+            UnavailableError: There is no room, or the framework has no such tensors.
         """
         self.check_dtype(entry)
-        dtype = self._dtype(entry.dtype)
-        if self.framework == "np":
-            import numpy as np  # noqa: PLC0415
-
-            raw = np.empty(entry.nbytes, np.uint8)
-            return Room(raw.view(dtype).reshape(entry.shape), raw)
-        import torch  # noqa: PLC0415
-
+        dtype, shape = self._dtype(entry.dtype), self.shape_of(entry)
         try:
+            if self.framework == "np":
+                import numpy as np  # noqa: PLC0415
+
+                raw = np.empty(entry.nbytes, np.uint8)
+                return Room(raw.view(dtype).reshape(shape), raw)
+            import torch  # noqa: PLC0415
+
             raw = torch.empty(entry.nbytes, dtype=torch.uint8, device=str(self))
-        except torch.OutOfMemoryError:
-            raise no_room(str(self)) from None
-        except (AssertionError, RuntimeError) as error:
-            if "not enough memory" in str(error):  # how torch says it of the host's
+            return Room(raw.view(dtype).reshape(shape), raw)
+        except (MemoryError, AssertionError, RuntimeError, ValueError) as error:
+            # torch says OutOfMemoryError of GPUs, which is a RuntimeError, and a RuntimeError of the host.
+            reason = str(error).splitlines()[0] if str(error) else ""
+            if isinstance(error, MemoryError) or "memory" in reason:
                 raise no_room(str(self)) from None
-            raise UnavailableError(f"{self} cannot be used: {str(error).splitlines()[0]}") from None
-        return Room(raw.view(dtype).reshape(self.shape_of(entry)), raw)
+            raise UnavailableError(f"{self} cannot hold {escape(entry.name[:80])}: {reason}") from None
 
     def shape_of(self, entry: TensorEntry) -> tuple[int, ...]:
         """Return the shape that the framework's array has: torch packs two F4 into one element."""

@@ -138,6 +138,42 @@ def test_a_directory_swapped_for_a_link_is_refused(make_signed: Callable[..., Si
         sentry.load_file(signed.directory / "sub" / "model.safetensors", bundle, trust)
 
 
+@pytest.fixture
+def two_parts(make_signed: Callable[..., Signed]) -> Signed:
+    return make_signed({"unet/m.safetensors": safetensors(MORE), "vae/m.safetensors": TWO_BYTES})
+
+
+@pytest.mark.parametrize(("link", "path"), [("vae", "unet/m.safetensors"), ("vae", "unet"), (".", "unet/vae")])
+def test_a_link_in_the_model_does_not_lead_to_another_signed_file(two_parts: Signed, link: str, path: str) -> None:
+    (two_parts.directory / "unet").rename(two_parts.directory.parent / "away")
+    (two_parts.directory / "unet").symlink_to(link)
+    with pytest.raises(MismatchError, match=r"lies behind a link|is not signed|nothing that is signed"):
+        two_parts.load(path)
+    with pytest.raises(MismatchError, match=r"lies behind a link|is not signed|nothing that is signed"):
+        two_parts.load(path, root=two_parts.directory)
+
+
+def test_links_on_the_way_to_the_model_are_the_callers(two_parts: Signed, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(two_parts.directory)
+    assert two_parts.load("unet").keys() == MORE.keys()
+    path = tmp_path / "current" / "vae" / "m.safetensors"
+    trust, root = two_parts.pair.trust, two_parts.directory
+    assert sentry.load_file(path, two_parts.signature, trust, root=root).keys() == TWO.keys()
+
+
+def test_a_path_that_leads_up_again_is_refused(two_parts: Signed) -> None:
+    with pytest.raises(MismatchError, match="leads up again"):
+        two_parts.load("unet/../vae/m.safetensors")
+
+
+def test_a_signed_single_file_is_only_loaded_under_its_own_path(tmp_path: Path, pair: KeyPair) -> None:
+    directory = write_files(tmp_path / "model", {"a.safetensors": TWO_BYTES, "b.safetensors": TWO_BYTES})
+    bundle = sentry.sign_path(directory / "a.safetensors", pair.signer)
+    for path in ("b.safetensors", "nothing"):
+        with pytest.raises(MismatchError, match=r"single file|the signature is for"):
+            sentry.load_file(directory / path, bundle, pair.trust, root=directory / "a.safetensors")
+
+
 @pytest.mark.parametrize("ignored", ["model.safetensors", "."])
 def test_a_file_that_the_signer_left_out_is_not_loaded(single: Signed, ignored: str) -> None:
     sub = single.directory / "sub"

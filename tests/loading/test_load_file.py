@@ -160,6 +160,20 @@ def test_every_dtype_is_loaded_or_refused_by_name(make_signed: Callable[..., Sig
             signed.load(framework="np")
 
 
+@pytest.mark.parametrize(
+    ("entry", "framework", "reason"),
+    [
+        (("F4", (2, 1), b"x"), "pt", "torch packs 2 elements of F4"),
+        (("F64", (2**62, 0), b""), "np", "cpu cannot hold w"),
+    ],
+)
+def test_tensors_that_the_framework_cannot_hold_are_refused(
+    make_signed: Callable[..., Signed], entry: tuple[str, tuple[int, ...], bytes], framework: str, reason: str
+) -> None:
+    with pytest.raises(UnavailableError, match=reason):
+        make_signed({"model.safetensors": safetensors({"w": entry})}).load(framework=framework)
+
+
 def test_tensors_are_aligned_and_each_has_memory_of_its_own(single: Signed) -> None:
     tensors = single.load()
     storages = {name: tensor.untyped_storage() for name, tensor in tensors.items() if tensor.numel()}

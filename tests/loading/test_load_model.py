@@ -133,3 +133,76 @@ def test_a_module_is_not_touched_by_a_model_that_is_not_authentic(sign: Callable
     with pytest.raises(MismatchError, match="bytes differ"):
         load(module, signed)
     assert {name: raw(tensor) for name, tensor in module.state_dict().items()} == before
+
+
+class Renames(torch.nn.Module):  # type: ignore[misc,name-defined]
+    """A wrapper whose state dict has other names than its parameters, as those of training frameworks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = linear()
+        self._register_state_dict_hook(self._rename)
+
+    @staticmethod
+    def _rename(_module: Any, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+        for name in list(state):
+            state[name.replace(prefix + "inner.", prefix)] = state.pop(name)
+
+
+def test_names_of_a_state_dict_are_resolved_by_the_tensors_behind_them(sign: Callable[[Written], Signed]) -> None:
+    module = Renames()
+    load(module, sign(LINEAR))
+    assert raw(module.inner[0].weight) == LINEAR["0.weight"][2]
+
+
+def test_a_state_dict_of_copies_is_refused(sign: Callable[[Written], Signed]) -> None:
+    module = linear()
+    module._register_state_dict_hook(lambda _m, state, *_: {name: t.clone() for name, t in state.items()})
+    with pytest.raises(ValueError, match="none of its parameters and buffers"):
+        load(module, sign(LINEAR))
+
+
+def shared(kind: str) -> Any:
+    """Return a module with one tensor under two names, tied in one of several ways."""
+    with torch.device("meta" if kind == "meta" else "cpu"):
+        module = tied()
+    if kind == "memory":
+        module["b"].weight = torch.nn.Parameter(module["a"].weight.data)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["object", "memory", "meta"])
+def test_two_signed_values_for_one_tensor_are_refused(sign: Callable[[Written], Signed], kind: str) -> None:
+    two = {name: ("F32", (2, 2), pattern(16, seed)) for seed, name in enumerate(("a.weight", "b.weight"))}
+    with pytest.raises(ValueError, match="are one tensor in the module and two in the model"):
+        load(shared(kind), sign(two))
+    same = {name: ("F32", (2, 2), pattern(16)) for name in ("a.weight", "b.weight")}
+    module = shared(kind)
+    load(module, sign(same))
+    assert raw(module["b"].weight) == pattern(16)
+
+
+def test_tensors_that_overlap_in_the_module_are_refused(sign: Callable[[Written], Signed]) -> None:
+    memory = torch.zeros(4)
+    module = torch.nn.Module()
+    module.register_buffer("a", memory[:3])
+    module.register_buffer("b", memory[1:])
+    with pytest.raises(ValueError, match="a and b of the module overlap in memory"):
+        load(module, sign({name: ("F32", (3,), pattern(12)) for name in "ab"}))
+
+
+def test_a_buffer_with_one_place_for_several_elements_is_refused(sign: Callable[[Written], Signed]) -> None:
+    module = torch.nn.Module()
+    module.register_buffer("a", torch.zeros(1).expand(3))
+    with pytest.raises(ValueError, match="several elements in one place"):
+        load(module, sign({"a": ("F32", (3,), pattern(12))}))
+
+
+def test_integers_for_what_is_to_be_trained_are_refused_before_anything_is_placed(
+    sign: Callable[[Written], Signed],
+) -> None:
+    with torch.device("meta"):
+        module = linear()
+    with pytest.raises(ValueError, match="wants to train it"):
+        load(module, sign({**LINEAR, "0.bias": ("I32", (3,), pattern(12))}))
+    assert all(tensor.is_meta for tensor in module.state_dict().values())

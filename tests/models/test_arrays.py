@@ -134,8 +134,8 @@ def test_what_bytes_do_not_stand_for_is_refused_by_name(pair: KeyPair, value: An
     ("name", "reason"),
     [
         ("", "a tensor has an empty name"),
-        (7, "a tensor is called 7, which is not text"),
-        (b"w", "a tensor is called b'w', which is not text"),
+        (7, "a tensor is called 7, which is not a plain string"),
+        (b"w", "a tensor is called b'w', which is not a plain string"),
         ("w\udcff", r"the name 'w\\udcff' is not Unicode text"),
     ],
 )

@@ -205,3 +205,32 @@ def test_a_signature_file_is_read(pair: KeyPair, bundle: sentry.Bundle, tmp_path
 def test_a_header_beside_a_tensor_statement_is_refused(pair: KeyPair, bundle: sentry.Bundle) -> None:
     with pytest.raises(sentry.SignatureError, match="the signature is over tensors, and a header was given"):
         sentry.verify_model(arrays(), bundle, pair.trust, header=b"\2\0\0\0\0\0\0\0{}")
+
+
+class _Scaled:
+    """Stands in for libraries' parameters that mean more than their bytes."""
+
+
+def test_a_parameter_that_means_more_than_its_bytes_is_refused(pair: KeyPair) -> None:
+    torch = pytest.importorskip("torch")
+    subclass = type("Scaled", (torch.nn.Parameter, _Scaled), {})
+    module = torch.nn.Linear(2, 2)
+    bundle = sentry.sign_model(module, pair.signer)
+    module.weight = subclass(module.weight.detach())
+    with pytest.raises(sentry.MismatchError, match="is a Scaled, which may mean more than its bytes"):
+        sentry.verify_model(module, bundle, pair.trust)
+
+
+def test_a_tensor_that_reaches_beyond_its_memory_is_refused(pair: KeyPair) -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.zeros(1 << 20)
+    tensor.untyped_storage().resize_(16)
+    with pytest.raises(sentry.RefusedError, match="reaches beyond the memory that it lies in"):
+        sentry.sign_model({"w": tensor}, pair.signer)
+
+
+def test_a_name_that_is_two_names_is_refused(pair: KeyPair) -> None:
+    np = pytest.importorskip("numpy")
+    name = type("Name", (str,), {"__str__": lambda _: "w"})("other")
+    with pytest.raises(sentry.RefusedError, match="not a plain string"):
+        sentry.sign_model({name: np.zeros(3)}, pair.signer)
