@@ -286,3 +286,10 @@ def test_a_wrong_password_is_not_repeated(made: Callable[[str], Path]) -> None:
     with pytest.raises(UnavailableError) as caught:
         KeySigner.from_file(path, password="hunter2")  # noqa: S106
     assert "hunter2" not in repr(caught.value) + str(caught.value.hint)
+
+
+def test_a_file_with_two_public_keys_is_refused(tmp_path: Path, key_pairs: Mapping[str, KeyPair]) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes(b"".join(key_pairs[name].public.read_bytes() for name in ("attacker", "ecdsa-p256")))
+    with pytest.raises(FormatError, match="several blocks of PEM; trust needs exactly one public key"):
+        KeyTrust.from_file(both)

@@ -25,6 +25,7 @@ from sentry.formats.manifest import (
 )
 from sentry.formats.statement import MAX_PAYLOAD_BYTES, Statement, Subject, decode_statement, encode_statement
 from sentry.formats.strict_json import MAX_INTEGER, Reader
+from sentry.formats.tensors import PREDICATE_TYPE as TENSORS_PREDICATE_TYPE
 
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 # What model-signing 0.2 wrote: files as subjects, no serialization, SHA-256 throughout.
@@ -111,6 +112,8 @@ def decode_manifest(payload: bytes, *, legacy: bool = False) -> Manifest:
     statement = decode_statement(payload)
     if statement.predicate_type == LEGACY_PREDICATE_TYPE and legacy:
         return _decode_legacy(statement)
+    if statement.predicate_type == TENSORS_PREDICATE_TYPE:
+        raise FormatError("the statement is about tensors in memory, which sentry.verify_model checks, not about files")
     if statement.predicate_type != PREDICATE_TYPE:
         raise FormatError(
             f"the statement's predicate type is {statement.predicate_type[:80]!r}, not {PREDICATE_TYPE!r}"

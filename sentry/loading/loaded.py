@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from sentry.atomic import unavailable
-from sentry.bundle import Bundle
 from sentry.engine.segments import ShortReadError
-from sentry.errors import MismatchError, RefusedError, SignatureError, UnavailableError
+from sentry.errors import MismatchError, RefusedError, UnavailableError
 from sentry.formats.digest import VERIFY_CHOICES
-from sentry.formats.manifest import SINGLE_FILE, Manifest
+from sentry.formats.manifest import Manifest
 from sentry.hub import resolve_model
+from sentry.loading.arguments import inside_root, refuse_order_of_safetensors, signature_beside, signed_root
 from sentry.loading.checks import check_tensors
 from sentry.loading.comparing import ArrivingDigests, PassingDigests, compare, resident_digests
 from sentry.loading.evidence import LoadVerification
 from sentry.loading.plan import HashPlan, plan_hashing, plan_readers
 from sentry.loading.sources import SignedFile, Sources
-from sentry.paths import SIGNATURE_NAME, AnyPath, default_signature_path
+from sentry.paths import AnyPath
 from sentry.readers import Reader, ReaderUnavailableError, Tensors
 from sentry.readers.place import Place
 from sentry.signatures import (
@@ -52,10 +52,13 @@ class VerifiedTensors(dict[str, Any]):
         verification: What was proved about them. It speaks of the moment of loading: whoever changes a tensor
             afterwards has changed it.
         metadata: The files' `__metadata__`.
+        headers: The files' length fields and headers by their signed paths, as `verify_model` and `Watch` want them to
+            check these tensors again under the same signature.
     """
 
     verification: LoadVerification
     metadata: Mapping[str, str]
+    headers: Mapping[str, bytes]
 
 
 def load_file(
@@ -99,23 +102,24 @@ def load_file(
         TypeError: The arguments are in safetensors' order.
     """
     started = time.perf_counter()
-    _refuse_order_of_safetensors(signature, trust)
+    refuse_order_of_safetensors(signature, trust)
     if hash is not None and hash not in VERIFY_CHOICES:
         raise ValueError(f"there is no hash {hash!r} to verify; known are {', '.join(VERIFY_CHOICES)}")
     path = resolve_model(path)
     place = Place.of(framework, device)
     plan_readers(reader, place, None)
-    given = each_signature(_signature_beside(path) if signature is None else signature)
+    place.check_available()
+    given = each_signature(signature_beside(path) if signature is None else signature)
     check_trust(trust)
     with refusals_as_mismatches():
         signed = check_signatures(given, trust)  # type: ignore[arg-type]
         manifest = file_manifest(signed)
         hashes = hashes_to_recompute(manifest, hash)
         plan = plan_hashing(engine, hashes, place)
-        with Tree(_signed_root(path, root, given, manifest)) as tree:
+        with Tree(signed_root(path, root, given, manifest)) as tree:
             check_trust(trust, outside=tree.places)
             with Sources(tree, manifest, plan.engine, hashes) as sources:
-                inside, is_directory = _inside(tree, path)
+                inside, is_directory = inside_root(tree, path)
                 files = sources.open(inside, is_directory=is_directory)
                 load = _Load(files, manifest, hashes, place, plan)
                 loaded = load.run(reader)
@@ -123,6 +127,7 @@ def load_file(
     for of_file in loaded:
         tensors.update(of_file)
     tensors.metadata = {key: value for file in files for key, value in file.source.header.metadata.items()}
+    tensors.headers = {file.source.path: file.source.header_data for file in files}
     tensors.verification = load.evidence(tree.path, signed, started)
     return tensors
 
@@ -216,66 +221,6 @@ class _Load:
             self.reader = reader.name
             return loaded
         raise UnavailableError(f"no reader can be used: {self.reader_reason}")
-
-
-def _refuse_order_of_safetensors(signature: object, trust: object) -> None:
-    word = signature.partition(":")[0] if isinstance(signature, str) else type(signature).__name__
-    argument = "framework" if word in {"pt", "np", "torch", "numpy"} else "device"
-    if argument == "framework" or word in {"cpu", "cuda", "int", "device"}:
-        shown = str(signature)
-        raise TypeError(f"{shown!r} stands where the signature belongs: (path, signature, trust, {argument}={shown!r})")
-    if isinstance(signature, Trust) or (trust is not None and isinstance(trust, (str, os.PathLike, Bundle))):
-        raise TypeError("signature and trust are in the wrong order: (path, signature, trust)")
-
-
-def _signature_beside(path: AnyPath) -> Path:
-    """Return where a model's signature lies by default: in the directory, or beside the file."""
-    in_directory = Path(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))) / SIGNATURE_NAME
-    beside = default_signature_path(path)
-    return beside if os.path.lexists(beside) and not os.path.lexists(in_directory) else in_directory
-
-
-def _signed_root(path: AnyPath, root: AnyPath | None, given: Sequence[AnyPath | Bundle], manifest: Manifest) -> Path:
-    """Return the signed directory, or the signed file."""
-    if SINGLE_FILE in manifest.by_path():
-        if os.path.isdir(path):
-            raise MismatchError("the signature is for a single file, not for a directory")
-        if root is not None and os.path.realpath(root) != os.path.realpath(path):
-            raise MismatchError(f"the signature is for a single file, not for {escape(os.fspath(root))}")
-        return Path(path)
-    if root is not None:
-        return Path(root)
-    first = given[0]
-    if isinstance(first, Bundle):
-        raise SignatureError("a Bundle does not say which directory was signed", hint="pass it as root=")
-    return Path(os.path.dirname(os.path.abspath(first)))
-
-
-def _inside(tree: Tree, path: AnyPath) -> tuple[str, bool]:
-    """Return the path relative to the signed directory, and whether it is a directory.
-
-    Links on the way to the signed directory are the caller's, and followed. Below it, the path is taken by its text:
-    what a link there leads to is another file, with another signed name.
-    """
-    if not tree.is_directory:
-        if not tree.is_at(path):
-            raise MismatchError(f"the signature is for {escape(str(tree.path))}, not for {escape(os.fspath(path))}")
-        return SINGLE_FILE, False
-    place = "/"
-    components = [part for part in os.path.join(os.getcwd(), path).split("/") if part not in {"", "."}]
-    for depth in range(len(components) + 1):
-        place = os.path.join(place, *components[depth - 1 : depth])
-        if tree.is_at(place):
-            inside = components[depth:]
-            break
-    else:
-        raise MismatchError(
-            f"{escape(os.fspath(path))} lies outside of what was signed, {escape(str(tree.path))}",
-            hint="pass the signed directory as root=",
-        )
-    if ".." in inside:
-        raise MismatchError(f"{escape(os.fspath(path))} leads up again below what was signed", hint="leave out the ..")
-    return "/".join(inside), tree.has_directory("/".join(inside))
 
 
 @contextmanager

@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
+from sentry.loading.arguments import refuse_order_of_safetensors
 from sentry.loading.evidence import LoadVerification
 from sentry.loading.loaded import VerifiedTensors, load_file
 from sentry.paths import AnyPath
+from sentry.readers.place import Place
 from sentry.signatures import Signatures
 from sentry.trust import Trust
 
@@ -33,6 +35,8 @@ def safe_open(
     Returns:
         The tensors behind safetensors' methods. Entering the block raises what `load_file` raises.
     """
+    refuse_order_of_safetensors(signature, trust)
+    Place.of(options.get("framework", "pt"), options.get("device", "cpu"))
     return VerifiedFile(path, signature, trust, options)
 
 

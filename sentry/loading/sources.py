@@ -20,7 +20,7 @@ from sentry.engine.contract import Engine
 from sentry.engine.segments import FileRange, HostBytes, ShortReadError, read_all
 from sentry.errors import FormatError, MismatchError
 from sentry.formats import strict_json
-from sentry.formats.manifest import Manifest, Resource, is_under
+from sentry.formats.manifest import SINGLE_FILE, Manifest, Resource, is_under
 from sentry.formats.safetensors import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
@@ -36,6 +36,7 @@ SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 # What transformers and diffusers write for 100,000 tensors is a tenth of it.
 MAX_INDEX_BYTES = 64 * 1024 * 1024
+_CONVERT = "only safetensors files can be loaded; convert others and sign the result"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ class Sources:
         if is_directory:
             path = self._file_of_directory(path + "/" if path else "")
         if not path.endswith(INDEX_SUFFIX):
+            self._resources(path)
+            if path != SINGLE_FILE and not path.endswith(SUFFIX):
+                raise MismatchError(f"{escape(path)} is not a safetensors file", hint=_CONVERT)
             return [self._open_file(path)]
         weight_map = self._read_index(path)
         parent = path.rpartition("/")[0]
@@ -134,7 +138,7 @@ class Sources:
                 return found[0]
         raise MismatchError(
             f"nothing that is signed in {escape(prefix) or 'the directory'} is a safetensors file",
-            hint="only safetensors files can be loaded; convert others and sign the result",
+            hint=_CONVERT,
         )
 
     def _resources(self, path: str) -> tuple[Resource, ...]:

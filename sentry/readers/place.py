@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sentry.dtypes import NUMPY_NAMES, TORCH_NAMES, TORCH_PACKED
@@ -12,8 +13,9 @@ from sentry.errors import UnavailableError
 from sentry.formats.safetensors import TensorEntry
 from sentry.text import escape
 
-FRAMEWORKS = ("pt", "np")
-_DEVICE = re.compile(r"cpu|cuda(?::([0-9]{1,3}))?")
+# As safetensors spells them.
+FRAMEWORKS = MappingProxyType({"pt": "pt", "torch": "pt", "pytorch": "pt", "np": "np", "numpy": "np"})
+_DEVICE = re.compile(r"cpu(?::0)?|cuda(?::([0-9]{1,3}))?")
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,29 @@ class Place:
         """
         if framework not in FRAMEWORKS:
             raise ValueError(f"there is no framework {framework!r}; known are {', '.join(FRAMEWORKS)}")
+        framework = FRAMEWORKS[framework]
         match = _DEVICE.fullmatch(f"cuda:{device}" if type(device) is int else str(device))
         if match is None:
             raise ValueError(f"there is no device {str(device)!r}; known are cpu, cuda, cuda:N and N")
-        if match[0] == "cpu":
+        if match[0].startswith("cpu"):
             return cls(framework)
         if framework == "np":
             raise ValueError("NumPy's arrays lie on the host: leave device out, or load with framework='pt'")
         return cls(framework, int(match[1]) if match[1] else _current_gpu())
+
+    def check_available(self) -> None:
+        """Refuse a GPU that is not there.
+
+        Raises:
+            UnavailableError: torch does not see it.
+        """
+        if self.ordinal is None:
+            return
+        import torch  # noqa: PLC0415
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.ordinal >= count:
+            raise UnavailableError(f"there is no {self}: torch sees {count} GPUs", hint="load to device='cpu'")
 
     def __str__(self) -> str:
         return "cpu" if self.ordinal is None else f"cuda:{self.ordinal}"
@@ -141,7 +158,4 @@ def no_room(device: str) -> UnavailableError:
 def _current_gpu() -> int:
     import torch  # noqa: PLC0415
 
-    try:
-        return int(torch.cuda.current_device())
-    except (AssertionError, RuntimeError) as error:  # the first where torch is built without CUDA
-        raise UnavailableError(f"there is no usable GPU: {str(error).splitlines()[0]}") from None
+    return int(torch.cuda.current_device()) if torch.cuda.is_available() else 0

@@ -122,6 +122,8 @@ class KeyTrust:
                 f"{escape(str(source))} is a private key; trust needs the public one",
                 hint=f"run: openssl ec -in {escape(str(source))} -pubout -out public.pem",
             )
+        if data.count(b"-----BEGIN") > 1:
+            raise FormatError(f"{escape(str(source))} holds several blocks of PEM; trust needs exactly one public key")
         try:
             key = serialization.load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm):

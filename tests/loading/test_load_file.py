@@ -234,6 +234,7 @@ def test_signature_and_trust_the_wrong_way_round_are_refused(single: Signed) -> 
     ("options", "error", "reason"),
     [
         ({"framework": "tf"}, ValueError, "no framework 'tf'"),
+        ({"device": "cuda:99"}, UnavailableError, "there is no cuda:99: torch sees"),
         ({"device": "tpu"}, ValueError, "no device 'tpu'"),
         ({"device": "cuda:0", "framework": "np"}, ValueError, "NumPy's arrays lie on the host"),
         ({"reader": "mmap"}, ValueError, "no reader 'mmap'"),
@@ -250,6 +251,43 @@ def test_arguments_that_mean_nothing_are_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(reason)):
         single.load(**options)
+
+
+def test_trust_that_is_only_a_path_is_refused(single: Signed) -> None:
+    with pytest.raises(TypeError, match=r"trust is a str; KeyTrust.from_file"):
+        sentry.load_file(single.directory, single.signature, "public.pem")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("device", "framework"), [("cpu:0", "torch"), (torch.device("cpu"), "pytorch")])
+def test_what_safetensors_calls_things_is_understood(single: Signed, device: object, framework: str) -> None:
+    assert_is(single.load(device=device, framework=framework), TWO)
+    assert isinstance(single.load("other.safetensors", framework="numpy")["c.weight"], np.ndarray)
+
+
+def test_safe_open_refuses_arguments_before_the_block(single: Signed) -> None:
+    with pytest.raises(ValueError, match="no framework 'tf'"):
+        sentry.safe_open(single.directory, single.signature, single.pair.trust, framework="tf")
+
+
+def test_a_path_that_is_not_there_is_not_called_unsigned(single: Signed, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"there is no .*/modle"):
+        sentry.load_file(tmp_path / "modle", single.signature, single.pair.trust)
+
+
+def test_signed_files_of_other_kinds_are_not_loaded(single: Signed) -> None:
+    with pytest.raises(MismatchError, match=r"config.json is not a safetensors file") as caught:
+        single.load("config.json")
+    assert "convert others" in str(caught.value.hint)
+
+
+def test_loaded_tensors_can_be_verified_again_under_the_same_signature(sharded: Signed) -> None:
+    tensors = sharded.load("")
+    evidence = sentry.verify_model(tensors, sharded.signature, sharded.pair.trust, header=tensors.headers)
+    assert evidence.tensors == tuple(sorted(tensors))
+    with sentry.Watch(tensors, sharded.signature, sharded.pair.trust, every=60, header=tensors.headers) as watch:
+        tensors["odd"][2] ^= 1
+        with pytest.raises(MismatchError, match=r"bytes differ|changed"):
+            watch.check()
 
 
 def test_loading_needs_trust_and_a_signature(single: Signed) -> None:

@@ -234,3 +234,11 @@ def test_a_name_that_is_two_names_is_refused(pair: KeyPair) -> None:
     name = type("Name", (str,), {"__str__": lambda _: "w"})("other")
     with pytest.raises(sentry.RefusedError, match="not a plain string"):
         sentry.sign_model({name: np.zeros(3)}, pair.signer)
+
+
+def test_a_signature_over_tensors_is_not_mistaken_for_one_over_files(pair: KeyPair, tmp_path: Path) -> None:
+    bundle = sentry.sign_model(arrays(), pair.signer)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "x").write_bytes(b"x")
+    with pytest.raises(sentry.SignatureError, match=r"about tensors in memory, which sentry.verify_model checks"):
+        sentry.verify_path(tmp_path / "model", bundle, pair.trust)

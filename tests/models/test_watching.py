@@ -182,7 +182,7 @@ def test_what_only_a_copy_can_be_hashed_of_is_not_watched(
     assert not watchers()
 
 
-@pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf"), 1e12])
 def test_an_interval_that_is_none_is_refused(pair: KeyPair, model: Any, bundle: sentry.Bundle, every: float) -> None:
     with pytest.raises(ValueError, match="every must be a positive number of seconds"):
         Watch(model, bundle, pair.trust, every=every)
@@ -236,3 +236,17 @@ def test_checks_from_several_threads_are_all_right(pair: KeyPair, model: Any, bu
             thread.join()
         assert len(found) == 8
         assert len(set(found)) == 1
+
+
+def test_a_watch_that_is_ended_says_so(
+    pair: KeyPair, model: Any, bundle: sentry.Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(model, bundle, pair.trust, every=SOON)
+
+    def end() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(watch, "_run", end)
+    until(lambda: not watchers())
+    with pytest.raises(sentry.EngineError, match="the watch was ended by SystemExit"):
+        watch.close()
