@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 from sentry.atomic import read_limited
 from sentry.errors import FormatError, RefusedError, UnavailableError
@@ -42,8 +38,6 @@ _REASONS = (
     ("LocalEntryNotFoundError", "the hub cannot be reached, and the cache lacks it", "check the network"),
 )
 _OTHER_HINT = "check the network and the disk; the cache keeps what has arrived"
-# One download at a time: `_private_blobs` changes a setting that all of them see.
-_LOCK = threading.Lock()
 
 
 def resolve_model(path: AnyPath) -> Path:
@@ -87,10 +81,7 @@ def fetch(reference: str) -> Path:
             hint="pip install 'artifact-sentry[hub]'",
         ) from None
     try:
-        # Naming the function loads what `_private_blobs` looks for.
-        download = huggingface_hub.snapshot_download
-        with _LOCK, _private_blobs(huggingface_hub):
-            place = download(repository, revision=revision, token=token)
+        place = huggingface_hub.snapshot_download(repository, revision=revision, token=token)
     except Exception as error:  # noqa: BLE001  (the library's, its HTTP client's, the system's)
         raise _not_fetched(reference, error) from None
     snapshot = Path(place)
@@ -138,25 +129,6 @@ def _token() -> str | None:
     if not _TOKEN.fullmatch(token):
         raise UnavailableError(f"the file {TOKEN_FILE} holds no access token")
     return token
-
-
-@contextmanager
-def _private_blobs(library: ModuleType) -> Iterator[None]:
-    """Have files put into the repository's own `blobs`.
-
-    Since version 2 the library moves large ones to a store that all repositories share and leaves links to it; a link
-    to a link is refused here.
-    """
-    constants = getattr(library, "constants", None)
-    before = getattr(constants, "HF_HUB_DISABLE_SHARED_BLOBS", None)
-    if constants is None or before is None:
-        yield
-        return
-    constants.HF_HUB_DISABLE_SHARED_BLOBS = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_DISABLE_SHARED_BLOBS = before
 
 
 def _not_fetched(reference: str, error: Exception) -> UnavailableError:

@@ -23,7 +23,7 @@ from sentry.atomic import unavailable
 from sentry.errors import RefusedError, UnavailableError
 from sentry.formats.manifest import MAX_DEPTH, SINGLE_FILE
 from sentry.paths import AnyPath
-from sentry.snapshots import Blobs, blobs_path
+from sentry.snapshots import Blobs, blobs_paths
 from sentry.text import escape
 
 _DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
@@ -124,7 +124,7 @@ class Tree:
     def places(self) -> tuple[Path, ...]:
         """The directories whose content came with the model: its own, and for a snapshot its blobs'."""
         own = (self.path,) if self.is_directory else ()
-        return own if self._blobs is None else (*own, blobs_path(self.path))
+        return own if self._blobs is None else (*own, *blobs_paths(self.path))
 
     def is_at(self, path: AnyPath) -> bool:
         """Say whether a path leads to the root of this tree, or to this file."""
@@ -233,11 +233,12 @@ class Tree:
                 raise FileNotFoundError(path)
             yield self._root, _entry(os.fstat(self._root))
             return
-        name = path.rpartition("/")[2]
-        blob = None if self._blobs is None else self._blobs.named_by(name, directory, path.count("/"))
-        if self._blobs is not None and blob is not None:
-            name, directory = blob, self._blobs.descriptor
-        with _opened(name, _FILE, directory) as descriptor:
+        with contextlib.ExitStack() as stack:
+            name = path.rpartition("/")[2]
+            blob = None if self._blobs is None else self._blobs.named_by(name, directory, path.count("/"))
+            if self._blobs is not None and blob is not None:
+                name, directory = stack.enter_context(self._blobs.holder(blob))
+            descriptor = stack.enter_context(_opened(name, _FILE, directory))
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise NotAFileError(f"{escape(name)} is not a regular file")

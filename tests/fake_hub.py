@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 
@@ -17,13 +17,10 @@ class FakeHub:
     Attributes:
         answer: What to return, what to raise, or what to call.
         calls: The arguments of every download.
-        shared_blobs: Whether the store that repositories share was on, by download.
     """
 
     answer: Path | Exception | Callable[[], Path] | None = None
     calls: list[tuple[str, str | None, bool | str | None]] = field(default_factory=list)
-    shared_blobs: list[bool] = field(default_factory=list)
-    constants: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(HF_HUB_DISABLE_SHARED_BLOBS=False))
 
     def snapshot_download(  # the parameters that could matter here, in their order
         self,
@@ -44,7 +41,6 @@ class FakeHub:
         assert not force_download
         assert not local_files_only
         self.calls.append((repo_id, revision, token))
-        self.shared_blobs.append(not getattr(self.constants, "HF_HUB_DISABLE_SHARED_BLOBS", True))
         if isinstance(self.answer, Exception):
             raise self.answer
         assert self.answer is not None
@@ -54,7 +50,6 @@ class FakeHub:
         """Return the package."""
         module: Any = ModuleType("huggingface_hub")
         module.snapshot_download = self.snapshot_download
-        module.constants = self.constants
         return module
 
 

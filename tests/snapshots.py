@@ -29,3 +29,13 @@ def link_to_blob(snapshot: Path, path: str, data: bytes) -> Path:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to("../" * (path.count("/") + 2) + f"blobs/{blob.name}")
     return blob
+
+
+def move_to_store(blob: Path) -> Path:
+    """Move a blob to the store that repositories share, leave a link, and return where it lies now."""
+    name = hashlib.sha256(b"store" + blob.read_bytes()).hexdigest()
+    held = blob.parents[2] / "blobs" / name[:2] / name
+    held.parent.mkdir(parents=True, exist_ok=True)
+    blob.rename(held)
+    blob.symlink_to(f"../../blobs/{name[:2]}/{name}")
+    return held

@@ -122,22 +122,6 @@ def test_a_model_is_downloaded_by_its_revision(fake: FakeHub, snapshot: Path) ->
     assert fake.calls == [("org/name", "v1", None), ("org/name", "main", None)]
 
 
-def test_blobs_stay_in_the_repository_and_the_setting_comes_back(fake: FakeHub) -> None:
-    """Blobs in the store that repositories share are links, which a snapshot may not lead to."""
-    hub.fetch("hf:org/name")
-    fake.answer = OSError("x")
-    with pytest.raises(UnavailableError):
-        hub.fetch("hf:org/name")
-    assert fake.shared_blobs == [False, False]
-    assert fake.constants.HF_HUB_DISABLE_SHARED_BLOBS is False
-
-
-def test_a_library_without_that_store_is_left_alone(fake: FakeHub) -> None:
-    del fake.constants.HF_HUB_DISABLE_SHARED_BLOBS
-    hub.fetch("hf:org/name")
-    assert not hasattr(fake.constants, "HF_HUB_DISABLE_SHARED_BLOBS")
-
-
 def test_verify_and_materialize_fetch_what_is_on_a_hub(
     fake: FakeHub, pair: KeyPair, snapshot: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from snapshots import REVISION, link_to_blob, write_snapshot
+from snapshots import REVISION, link_to_blob, move_to_store, write_snapshot
 from support import SMALL_MODEL, KeyPair, on_first_block, write_files
 
 import sentry
@@ -271,3 +271,66 @@ def test_no_descriptor_stays_open(pair: KeyPair, snapshot: Path, bundle: sentry.
     for _ in range(3):
         sentry.verify_path(snapshot, bundle, pair.trust)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ------------------------------------------------------------------------------------ the store of all repositories
+
+
+@pytest.fixture
+def held(snapshot: Path) -> Path:
+    """Return where a file of the snapshot lies in the store."""
+    return move_to_store((snapshot / "config.json").resolve())
+
+
+def test_files_in_the_store_that_repositories_share_are_the_snapshots(
+    pair: KeyPair, snapshot: Path, bundle: sentry.Bundle, held: Path, tmp_path: Path
+) -> None:
+    assert held.is_file()
+    assert set(sentry.verify_path(snapshot, bundle, pair.trust).files) == set(FILES)
+    sentry.materialize(snapshot, bundle, pair.trust, tmp_path / "copy")
+    assert (tmp_path / "copy" / "config.json").read_bytes() == FILES["config.json"]
+    held.write_bytes(b"X" * held.stat().st_size)
+    with pytest.raises(sentry.MismatchError, match=r"changed: config.json \(bytes differ\)"):
+        sentry.verify_path(snapshot, bundle, pair.trust)
+
+
+def test_a_key_in_the_store_vouches_for_nothing(
+    pair: KeyPair, snapshot: Path, bundle: sentry.Bundle, held: Path
+) -> None:
+    key = held.with_name("public.pem")
+    key.write_bytes(pair.public.read_bytes())
+    with pytest.raises(sentry.TrustError, match="lies inside the model"):
+        sentry.verify_path(snapshot, bundle, sentry.KeyTrust.from_file(key))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../../blobs/{held.name}",
+        "../../blobs/00/{held.name}",
+        "../../blobs/{held.parent.name}/{held.name}/",
+        "../../blobs/{held.parent.name}/../{held.parent.name}/{held.name}",
+        "../blobs/{held.parent.name}/{held.name}",
+        "../../../hub/blobs/{held.parent.name}/{held.name}",
+        "{held}",
+    ],
+)
+def test_other_links_among_the_blobs_are_refused(
+    pair: KeyPair, snapshot: Path, bundle: sentry.Bundle, held: Path, text: str
+) -> None:
+    (link,) = [path for path in blobs(snapshot).iterdir() if path.is_symlink()]
+    link.unlink()
+    link.symlink_to(text.format(held=held))
+    with pytest.raises(sentry.MismatchError, match=r"config.json \(a symbolic link\)"):
+        sentry.verify_path(snapshot, bundle, pair.trust)
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_a_link_in_the_store_is_refused(
+    pair: KeyPair, snapshot: Path, bundle: sentry.Bundle, held: Path, what: str
+) -> None:
+    place = held if what == "file" else held.parent
+    away = place.rename(place.with_name("away"))
+    place.symlink_to(away)
+    with pytest.raises(sentry.MismatchError, match=r"config.json \(a symbolic link\)"):
+        sentry.verify_path(snapshot, bundle, pair.trust)
