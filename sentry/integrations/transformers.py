@@ -64,9 +64,15 @@ class VerifiedModel:
 
         Raises:
             VerificationError: The tokenizer's code is not allowed to run, or has no such class.
-            UnavailableError: There is no tokenizer, or `transformers` cannot load it.
+            UnavailableError: There is no tokenizer, `transformers` cannot load it, or the copy was removed.
         """
         from transformers import AutoTokenizer  # noqa: PLC0415
+
+        if self._remove is not None and not self._remove.alive:
+            # Whatever lies there now, nobody has verified.
+            raise UnavailableError(
+                "the verified copy was removed", hint="load the tokenizer before you close the model"
+            )
 
         # Without any, transformers makes one with an empty vocabulary.
         if not any(path for pattern in _TOKENIZER_FILES for path in self.directory.glob(pattern)):
@@ -84,7 +90,10 @@ class VerifiedModel:
             raise UnavailableError(f"the tokenizer cannot be loaded: {escape(str(error))}") from error
 
     def close(self) -> None:
-        """Remove the verified copy, if it is a temporary one. The model itself stays usable."""
+        """Remove the verified copy, if it is a temporary one.
+
+        The model itself stays usable, except that code that came with it can import no more of its files.
+        """
         if self._remove is not None:
             self._remove()
 
@@ -126,6 +135,7 @@ def from_pretrained(
         reader: How weights are read; see `sentry.load_file`.
         engine: Where to hash.
         workdir: Where the verified copy is made and stays. By default a temporary directory that goes with the result.
+            Code that came with the model cannot be imported from it after that.
         model_kwargs: Fields of the configuration to override, `attn_implementation`, `experts_implementation`.
 
     Returns:
@@ -142,21 +152,42 @@ def from_pretrained(
     given = each_signature(signature)  # both steps below read these, whatever the caller passed
     parent = tempfile.mkdtemp(prefix="sentry-", dir=workdir)
     copy = Path(parent, "model")
+    code = VerifiedCode(copy) if trust_remote_code else None
     try:
         files = materialize(directory, given, trust, copy, only=is_small, engine=engine)
         _check_supported(copy, files.not_read)
         check_auto_maps(copy, files.files, trusted=trust_remote_code)
-        code = VerifiedCode(copy) if trust_remote_code else None
         config = load_config(copy, code, model_kwargs)
         cls, config = find_model_class(config, auto_class, code, copy)
         weights = load_file(directory, given, trust, root=directory, device=device, reader=reader, engine=engine)
         _check_same_statement(files, weights.verification)
         model = adopt(cls, config, dict(weights), device=device, dtype=dtype, directory=copy)
     except BaseException:
+        if code is not None:
+            code.forget()
         shutil.rmtree(parent, ignore_errors=True)
         raise
-    remove = None if workdir is not None else weakref.finalize(model, shutil.rmtree, parent, ignore_errors=True)
+    remove = None
+    if workdir is None:
+        remove = weakref.finalize(model, _remove_copy, copy, code)
+        if code is not None:
+            weakref.finalize(model, code.forget)
     return VerifiedModel(model, copy, weights.verification, files, code, remove)
+
+
+def _remove_copy(copy: Path, code: VerifiedCode | None) -> None:
+    """Remove a verified copy, and the directory that only its owner can enter around it."""
+    if code is None or not code.imported:
+        shutil.rmtree(copy.parent, ignore_errors=True)
+        return
+    code.close()
+    shutil.rmtree(copy, ignore_errors=True)
+    # The code knows where it lay, and may read there later: the directory keeps others from taking its place.
+    code.when_the_process_ends(_remove_tree, copy.parent)
+
+
+def _remove_tree(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_same_statement(one: Verification, other: LoadVerification) -> None:
