@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sentry.errors import MismatchError, UnavailableError, VerificationError
+from sentry.integrations.host import host_errors
 from sentry.integrations.remote_code import VerifiedCode, auto_map, split_reference
 from sentry.text import escape
 
@@ -114,7 +115,7 @@ def adopt(
     device: str,
     dtype: Any,  # noqa: ANN401
     directory: Path,
-) -> Any:  # noqa: ANN401
+) -> tuple[Any, tuple[str, ...]]:
     """Make a model of tensors that lie where they should; they are not copied unless their type must change.
 
     Args:
@@ -125,22 +126,31 @@ def adopt(
         dtype: The type to convert to, or None.
         directory: The verified copy, for the settings of text generation.
 
+    Returns:
+        The model, and the names of tensors that it does not use because its class says that it needs none of them.
+
     Raises:
         MismatchError: Weights are missing, unexpected, or of another shape than the configuration says.
+        UnavailableError: `transformers` cannot make the model.
     """
-    model, report = cls.from_pretrained(
-        None,
-        config=config,
-        state_dict=_stay_where_they_are(tensors),
-        generation_config=_generation_config(directory) if cls.can_generate() else None,
-        dtype="auto" if dtype is None else dtype,
-        # So that all differences are named below; none is accepted.
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    with host_errors(f"no {escape(cls.__name__)} can be made of the signed configuration and weights"):
+        loading, unfiltered = _without_excuses(cls)
+        model, report = loading.from_pretrained(
+            None,
+            config=config,
+            state_dict=_stay_where_they_are(tensors),
+            generation_config=_generation_config(directory) if cls.can_generate() else None,
+            dtype="auto" if dtype is None else dtype,
+            # So that all differences are named below; none is accepted.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        model.__class__ = cls
+    if not unfiltered:
+        raise UnavailableError("this version of transformers does not say which weights it loaded")
+    missing, unexpected = sorted(unfiltered["missing"]), sorted(report["unexpected_keys"])
     changed = sorted(str(item[0]) if isinstance(item, tuple) else str(item) for item in report["mismatched_keys"])
     if missing or unexpected or changed or report.get("error_msgs"):
         parts = {"missing": missing, "unexpected": unexpected, "of another shape": changed}
@@ -153,7 +163,30 @@ def adopt(
             changed=changed,
         )
     # What no checkpoint stores, such as tables of positions, was computed on the host; weights do not move.
-    return model.to(device)
+    with host_errors(f"the model cannot be used on {escape(device)}"):
+        return model.to(device), tuple(sorted(unfiltered["unexpected"]))
+
+
+def _without_excuses(cls: Any) -> tuple[Any, dict[str, frozenset[str]]]:  # noqa: ANN401
+    """Return a class to load with, and where it notes the weights that are missing and unexpected.
+
+    Some classes name weights that may be missing (`_keys_to_ignore_on_load_missing`): transformers leaves these at
+    their initial values and out of its report. The names are noted here before it does so.
+    """
+    noted: dict[str, frozenset[str]] = {}
+
+    class Loading(cls):  # type: ignore[misc, unused-ignore]
+        """The same class; a model of it becomes one of the original when it is loaded."""
+
+        def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:  # noqa: ANN401
+            # Tied weights have been taken out of the missing ones by now.
+            noted["missing"] = frozenset(loading_info.missing_keys)
+            noted["unexpected"] = frozenset(loading_info.unexpected_keys)
+            super()._adjust_missing_and_unexpected_keys(loading_info)
+
+    # transformers looks classes up by these.
+    Loading.__module__, Loading.__name__, Loading.__qualname__ = cls.__module__, cls.__name__, cls.__qualname__
+    return Loading, noted
 
 
 def _stay_where_they_are(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,12 +47,14 @@ class VerifiedModel:
         directory: The verified copy of everything signed except weights: for tokenizers, processors, templates.
         verification: The evidence for the weights.
         files: The evidence for the files in `directory`.
+        unused: Signed tensors that the model does not use, because its class says that it needs none of these names.
     """
 
     model: Any
     directory: Path
     verification: LoadVerification
     files: Verification
+    unused: tuple[str, ...] = ()
     _code: VerifiedCode | None = field(default=None, repr=False)
     _remove: weakref.finalize[..., Any] | None = field(default=None, repr=False)
 
@@ -161,7 +163,7 @@ def from_pretrained(
         cls, config = find_model_class(config, auto_class, code, copy)
         weights = load_file(directory, given, trust, root=directory, device=device, reader=reader, engine=engine)
         _check_same_statement(files, weights.verification)
-        model = adopt(cls, config, dict(weights), device=device, dtype=dtype, directory=copy)
+        model, unused = adopt(cls, config, dict(weights), device=device, dtype=dtype, directory=copy)
     except BaseException:
         if code is not None:
             code.forget()
@@ -172,7 +174,7 @@ def from_pretrained(
         remove = weakref.finalize(model, _remove_copy, copy, code)
         if code is not None:
             weakref.finalize(model, code.forget)
-    return VerifiedModel(model, copy, weights.verification, files, code, remove)
+    return VerifiedModel(model, copy, weights.verification, files, unused, code, remove)
 
 
 def _remove_copy(copy: Path, code: VerifiedCode | None) -> None:
