@@ -19,7 +19,15 @@ from sentry.text import escape
 _MODEL_ARGUMENTS = frozenset({"attn_implementation", "experts_implementation"})
 # Fields that say where other bytes come from, or what the weights mean: the signed value stands.
 _FIXED_FIELDS = frozenset(
-    {"auto_map", "architectures", "model_type", "name_or_path", "quantization_config", "transformers_weights"}
+    {
+        "auto_map",
+        "architectures",
+        "model_type",
+        "name_or_path",
+        "_name_or_path",
+        "quantization_config",
+        "transformers_weights",
+    }
 )
 
 
@@ -45,18 +53,15 @@ def load_config(directory: Path, code: VerifiedCode | None, overrides: Mapping[s
     else:
         # Said outright: where it is left open, transformers asks the terminal.
         cls, options["trust_remote_code"] = AutoConfig, False
-    try:
+    hint = "trust_remote_code=True runs the model's own code, if you trust the signer with that"
+    with host_errors("the configuration cannot be loaded", hint=hint if references and not code else None):
         config = cls.from_pretrained(str(directory), **options)
-    except (OSError, ValueError) as error:
-        hint = "trust_remote_code=True runs the model's own code, if you trust the signer with that"
-        raise UnavailableError(
-            f"the configuration cannot be loaded: {escape(str(error))}", hint=hint if references and not code else None
-        ) from error
-    allowed = _MODEL_ARGUMENTS | (set(config.to_dict()) - _FIXED_FIELDS)
+        allowed = _MODEL_ARGUMENTS | (set(config.to_dict()) - _FIXED_FIELDS)
     if refused := sorted(set(overrides) - allowed):
         raise ValueError(f"no fields of the signed configuration that may be overridden: {', '.join(refused)}")
     if overrides:
-        config = cls.from_pretrained(str(directory), **options, **overrides)
+        with host_errors("the configuration cannot be loaded with these fields overridden"):
+            config = cls.from_pretrained(str(directory), **options, **overrides)
     _refuse_hub_kernels(config)
     return config
 
@@ -77,34 +82,48 @@ def find_model_class(
 
     Raises:
         VerificationError: The class is in code that may not run.
-        ValueError: There is no such class, or it has no model for this configuration.
+        UnavailableError: The signed choice is none, or a class cannot be imported.
+        ValueError: The caller's choice is no class, or one that has no model for this configuration.
     """
+    if auto_class is not None:
+        return _find_named(config, auto_class, code, directory)
     import transformers  # noqa: PLC0415
 
+    names = getattr(config, "architectures", None)
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+        raise UnavailableError("the signed configuration does not name one class", hint="pass auto_class")
     own = {split_reference(reference)[1]: reference for found in auto_map(directory).values() for reference in found}
-    if auto_class is None:
-        names = getattr(config, "architectures", None) or []
-        if len(names) != 1:
-            raise ValueError(f"the signed configuration names {len(names)} architectures; pass auto_class")
-        if code is not None and names[0] in own:
-            return code.find(own[names[0]]), config
+    if code is not None and names[0] in own:
+        return code.find(own[names[0]]), config
+    with host_errors("the signed configuration names no model of transformers", hint="pass auto_class"):
         if names[0] in own and not hasattr(transformers, names[0]):
             raise VerificationError(
                 f"the class {escape(names[0])} is in code that comes with the model",
                 hint="trust_remote_code=True runs it, if you trust the signer with that",
             )
-        auto_class = names[0]
+        return _find_named(config, names[0], code, directory)
+
+
+def _find_named(
+    config: Any,  # noqa: ANN401
+    auto_class: Any,  # noqa: ANN401
+    code: VerifiedCode | None,
+    directory: Path,
+) -> tuple[Any, Any]:
+    import transformers  # noqa: PLC0415
+
+    found = auto_class
     if isinstance(auto_class, str):
-        found = getattr(transformers, auto_class, None)
-        if not isinstance(found, type):
-            raise ValueError(f"transformers has no class {escape(auto_class)}")  # noqa: TRY004  (a wrong name)
-        auto_class = found
-    if issubclass(auto_class, transformers.PreTrainedModel):
-        return auto_class, config
-    references = auto_map(directory).get(auto_class.__name__, [])
+        with host_errors(f"transformers cannot import {escape(auto_class)}"):
+            found = getattr(transformers, auto_class, None)
+    if not isinstance(found, type):
+        raise ValueError(f"transformers has no class {escape(str(auto_class))}")  # noqa: TRY004  (a wrong name)
+    if issubclass(found, transformers.PreTrainedModel):
+        return found, config
+    references = auto_map(directory).get(found.__name__, [])
     if references and code is not None:
         return code.find(references[0]), config
-    return _class_of_transformers(config, auto_class)
+    return _class_of_transformers(config, found)
 
 
 def adopt(
@@ -215,10 +234,11 @@ def _first(names: list[str], at_most: int = 5) -> str:
 
 def _class_of_transformers(config: Any, auto_class: Any) -> tuple[Any, Any]:  # noqa: ANN401
     """Look a class up as `AutoModel.from_pretrained` does, which itself needs a path to weights."""
-    try:
-        found = auto_class._model_mapping[type(config)]  # noqa: SLF001  (the one way to ask; pinned and tested)
-    except (AttributeError, KeyError):
-        raise ValueError(f"{escape(auto_class.__name__)} has no model for {escape(type(config).__name__)}") from None
+    mapping = getattr(auto_class, "_model_mapping", {})  # the one way to ask; pinned and tested
+    with host_errors(f"transformers cannot import the class for {escape(type(config).__name__)}"):
+        found = mapping.get(type(config), None)
+    if found is None:
+        raise ValueError(f"{escape(auto_class.__name__)} has no model for {escape(type(config).__name__)}")
     if isinstance(found, (list, tuple)):
         by_name = {cls.__name__: cls for cls in found}
         wanted = getattr(config, "architectures", None) or []

@@ -17,9 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sentry.atomic import unavailable
 from sentry.errors import MismatchError, UnavailableError
 from sentry.hub import resolve_model
 from sentry.integrations.adoption import adopt, find_model_class, load_config
+from sentry.integrations.host import host_errors
 from sentry.integrations.remote_code import VerifiedCode, auto_map, check_auto_maps
 from sentry.loading.evidence import LoadVerification
 from sentry.loading.loaded import load_file
@@ -35,7 +37,6 @@ WEIGHT_SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".onnx_data", ".tflite", ".ot",
     ".npz", ".pkl", ".pickle",
 )  # fmt: skip
-_TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,6 @@ class VerifiedModel:
             raise UnavailableError(
                 "the verified copy was removed", hint="load the tokenizer before you close the model"
             )
-
-        # Without any, transformers makes one with an empty vocabulary.
-        if not any(path for pattern in _TOKENIZER_FILES for path in self.directory.glob(pattern)):
-            raise UnavailableError("there is no tokenizer among the signed files")
         cls: Any = AutoTokenizer
         options = {**options, "local_files_only": True}
         references = auto_map(self.directory, "tokenizer_config.json").get("AutoTokenizer", [])
@@ -86,10 +83,12 @@ class VerifiedModel:
             cls = self._code.find(references[-1])  # the fast one, where there are two
         else:
             options["trust_remote_code"] = False
-        try:
-            return cls.from_pretrained(str(self.directory), **options)
-        except (OSError, ValueError) as error:
-            raise UnavailableError(f"the tokenizer cannot be loaded: {escape(str(error))}") from error
+        with host_errors("the tokenizer cannot be loaded"):
+            tokenizer = cls.from_pretrained(str(self.directory), **options)
+            # Code of the model may bring a tokenizer of any kind.
+            if cls is AutoTokenizer:
+                _check_vocabulary(tokenizer, self.directory)
+        return tokenizer
 
     def close(self) -> None:
         """Remove the verified copy, if it is a temporary one.
@@ -146,13 +145,21 @@ def from_pretrained(
     Raises:
         VerificationError: Something is not what was signed, is not signed, or must not be used.
         MismatchError: The weights do not fit the model: names are missing, unexpected, or of other shapes.
-        UnavailableError: There is no configuration, there are no safetensors weights, or a package is missing.
+        UnavailableError: There is no configuration, there are no safetensors weights, a package is missing, or
+            `transformers` or the model's code failed, for whatever reason; the original error is the cause.
+        TypeError: `trust_remote_code` is neither True nor False.
         ValueError: An argument has no meaning, or would have other bytes used than those that are signed.
     """
+    # A text like "no" would count as yes.
+    if not isinstance(trust_remote_code, bool):
+        raise TypeError("trust_remote_code is neither True nor False")
     _check_packages()
     directory = resolve_model(directory)
     given = each_signature(signature)  # both steps below read these, whatever the caller passed
-    parent = tempfile.mkdtemp(prefix="sentry-", dir=workdir)
+    try:
+        parent = tempfile.mkdtemp(prefix="sentry-", dir=workdir)
+    except OSError as error:
+        raise unavailable(error, f"cannot make a copy in {escape(str(workdir or tempfile.gettempdir()))}") from error
     copy = Path(parent, "model")
     code = VerifiedCode(copy) if trust_remote_code else None
     try:
@@ -198,6 +205,13 @@ def _check_same_statement(one: Verification, other: LoadVerification) -> None:
         raise MismatchError("the signature was exchanged while the model was being loaded")
 
 
+def _check_vocabulary(tokenizer: Any, directory: Path) -> None:  # noqa: ANN401
+    """Refuse what transformers makes where there is no vocabulary: a tokenizer that knows its special tokens alone."""
+    # That file can say outright that all tokens are added ones.
+    if not (directory / "tokenizer.json").is_file() and len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        raise UnavailableError("there is no tokenizer among the signed files, or one without a vocabulary")
+
+
 def is_small(path: str) -> bool:
     """Say whether a signed file is one to copy: no weights, of whatever framework."""
     return not path.lower().endswith(WEIGHT_SUFFIXES)
@@ -205,7 +219,9 @@ def is_small(path: str) -> bool:
 
 def _check_packages() -> None:
     """Refuse before anything is read what this environment would do with bytes from elsewhere."""
-    from huggingface_hub import is_offline_mode  # noqa: PLC0415
+    with host_errors("transformers cannot be used", hint="pip install 'artifact-sentry[transformers]'"):
+        import transformers  # noqa: F401, PLC0415
+        from huggingface_hub import is_offline_mode  # noqa: PLC0415
 
     # Some models ask that package for kernels while they are built, whatever `local_files_only` says.
     if _has_package("kernels") and not is_offline_mode():

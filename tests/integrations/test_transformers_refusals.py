@@ -168,6 +168,7 @@ def test_a_package_that_fetches_kernels_is_refused_unless_the_hub_is_off(
         {"auto_map": {}},
         {"quantization_config": {}},
         {"name_or_path": "other"},
+        {"_name_or_path": "other"},
         {"subfolder": "other"},
         {"revision": "main"},
         {"gguf_file": "x.gguf"},
