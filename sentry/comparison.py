@@ -47,7 +47,8 @@ class Comparison:
         self._tree = tree
         self._manifest = manifest
         self._files = files_in(tree, manifest)
-        self._only = only
+        # Asked once for each: what is copied and what is reported must not be two answers.
+        self._wanted = [path for path in self._files if only is None or only(path)]
         self._signatures = frozenset(signatures)
         self._ignored = frozenset((*manifest.ignore_paths, *ignore, *self._signatures))
         self._ignore_unsigned = ignore_unsigned
@@ -104,7 +105,7 @@ class Comparison:
                 return seen.nbytes, self._check_file(engine, seen, hashes, progress)
 
         present = self._listing.files
-        sizes = {path: present[path].nbytes if path in present else 0 for path in self._wanted()}
+        sizes = {path: present[path].nbytes if path in present else 0 for path in self._wanted}
         total = 0
         changed: list[str] = []
         missing: list[str] = []
@@ -143,10 +144,7 @@ class Comparison:
 
     def not_read(self) -> tuple[str, ...]:
         """Return the signed files whose bytes were not wanted."""
-        return tuple(sorted(self._files.keys() - set(self._wanted())))
-
-    def _wanted(self) -> list[str]:
-        return [path for path in self._files if self._only is None or self._only(path)]
+        return tuple(sorted(self._files.keys() - set(self._wanted)))
 
     def _size_differs(self, path: str, nbytes: int) -> bool:
         signed = _signed_size(self._files[path])

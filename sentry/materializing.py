@@ -67,8 +67,9 @@ def materialize(
         dest: The copy's path. Nothing may be there; the directory that will hold it must exist.
         hash: What to recompute, as in `verify_path`.
         ignore_unsigned: Leave files out that the signature does not list; they are reported as not covered.
-        only: Says of a signed file, by its path in the model, whether to copy it. The others must be there, of the
-            signed size, but are not read; they are reported as `not_read`, and such a copy cannot be verified again.
+        only: Says of a signed file, by its path in the model, whether to copy it; asked once for each. The others must
+            be there, of the signed size, but are not read; they are reported as `not_read`, and such a copy cannot be
+            verified again.
         engine: Where to hash: `auto`, `cpu`, `cuda`, or `cuda:N` for one GPU of several.
         progress: Called with the number of bytes copied since the last call, from any thread.
 

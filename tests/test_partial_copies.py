@@ -38,6 +38,18 @@ def test_only_wanted_files_are_copied_and_vouched_for(signed: Path, pair: KeyPai
         evidence.digest(WEIGHTS)
 
 
+def test_every_file_is_asked_about_once(signed: Path, pair: KeyPair, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def first_time(path: str) -> bool:
+        asked.append(path)
+        return asked.count(path) == 1
+
+    evidence = sentry.materialize(signed, signed / "model.sig", pair.trust, tmp_path / "copy", only=first_time)
+    assert sorted(asked) == sorted(SMALL_MODEL)
+    assert (set(evidence.files), evidence.not_read) == (set(SMALL_MODEL), ())
+
+
 def test_the_rest_is_not_read(signed: Path, pair: KeyPair, tmp_path: Path) -> None:
     content = bytearray((signed / WEIGHTS).read_bytes())
     content[-1] ^= 1

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sentry.errors import MismatchError, UnavailableError, VerificationError
+from sentry.integrations.host import host_errors
 from sentry.integrations.remote_code import VerifiedCode, auto_map, split_reference
 from sentry.text import escape
 
@@ -18,7 +19,15 @@ from sentry.text import escape
 _MODEL_ARGUMENTS = frozenset({"attn_implementation", "experts_implementation"})
 # Fields that say where other bytes come from, or what the weights mean: the signed value stands.
 _FIXED_FIELDS = frozenset(
-    {"auto_map", "architectures", "model_type", "name_or_path", "quantization_config", "transformers_weights"}
+    {
+        "auto_map",
+        "architectures",
+        "model_type",
+        "name_or_path",
+        "_name_or_path",
+        "quantization_config",
+        "transformers_weights",
+    }
 )
 
 
@@ -44,18 +53,15 @@ def load_config(directory: Path, code: VerifiedCode | None, overrides: Mapping[s
     else:
         # Said outright: where it is left open, transformers asks the terminal.
         cls, options["trust_remote_code"] = AutoConfig, False
-    try:
+    hint = "trust_remote_code=True runs the model's own code, if you trust the signer with that"
+    with host_errors("the configuration cannot be loaded", hint=hint if references and not code else None):
         config = cls.from_pretrained(str(directory), **options)
-    except (OSError, ValueError) as error:
-        hint = "trust_remote_code=True runs the model's own code, if you trust the signer with that"
-        raise UnavailableError(
-            f"the configuration cannot be loaded: {escape(str(error))}", hint=hint if references and not code else None
-        ) from error
-    allowed = _MODEL_ARGUMENTS | (set(config.to_dict()) - _FIXED_FIELDS)
+        allowed = _MODEL_ARGUMENTS | (set(config.to_dict()) - _FIXED_FIELDS)
     if refused := sorted(set(overrides) - allowed):
         raise ValueError(f"no fields of the signed configuration that may be overridden: {', '.join(refused)}")
     if overrides:
-        config = cls.from_pretrained(str(directory), **options, **overrides)
+        with host_errors("the configuration cannot be loaded with these fields overridden"):
+            config = cls.from_pretrained(str(directory), **options, **overrides)
     _refuse_hub_kernels(config)
     return config
 
@@ -76,34 +82,48 @@ def find_model_class(
 
     Raises:
         VerificationError: The class is in code that may not run.
-        ValueError: There is no such class, or it has no model for this configuration.
+        UnavailableError: The signed choice is none, or a class cannot be imported.
+        ValueError: The caller's choice is no class, or one that has no model for this configuration.
     """
+    if auto_class is not None:
+        return _find_named(config, auto_class, code, directory)
     import transformers  # noqa: PLC0415
 
+    names = getattr(config, "architectures", None)
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+        raise UnavailableError("the signed configuration does not name one class", hint="pass auto_class")
     own = {split_reference(reference)[1]: reference for found in auto_map(directory).values() for reference in found}
-    if auto_class is None:
-        names = getattr(config, "architectures", None) or []
-        if len(names) != 1:
-            raise ValueError(f"the signed configuration names {len(names)} architectures; pass auto_class")
-        if code is not None and names[0] in own:
-            return code.find(own[names[0]]), config
+    if code is not None and names[0] in own:
+        return code.find(own[names[0]]), config
+    with host_errors("the signed configuration names no model of transformers", hint="pass auto_class"):
         if names[0] in own and not hasattr(transformers, names[0]):
             raise VerificationError(
                 f"the class {escape(names[0])} is in code that comes with the model",
                 hint="trust_remote_code=True runs it, if you trust the signer with that",
             )
-        auto_class = names[0]
+        return _find_named(config, names[0], code, directory)
+
+
+def _find_named(
+    config: Any,  # noqa: ANN401
+    auto_class: Any,  # noqa: ANN401
+    code: VerifiedCode | None,
+    directory: Path,
+) -> tuple[Any, Any]:
+    import transformers  # noqa: PLC0415
+
+    found = auto_class
     if isinstance(auto_class, str):
-        found = getattr(transformers, auto_class, None)
-        if not isinstance(found, type):
-            raise ValueError(f"transformers has no class {escape(auto_class)}")  # noqa: TRY004  (a wrong name)
-        auto_class = found
-    if issubclass(auto_class, transformers.PreTrainedModel):
-        return auto_class, config
-    references = auto_map(directory).get(auto_class.__name__, [])
+        with host_errors(f"transformers cannot import {escape(auto_class)}"):
+            found = getattr(transformers, auto_class, None)
+    if not isinstance(found, type):
+        raise ValueError(f"transformers has no class {escape(str(auto_class))}")  # noqa: TRY004  (a wrong name)
+    if issubclass(found, transformers.PreTrainedModel):
+        return found, config
+    references = auto_map(directory).get(found.__name__, [])
     if references and code is not None:
         return code.find(references[0]), config
-    return _class_of_transformers(config, auto_class)
+    return _class_of_transformers(config, found)
 
 
 def adopt(
@@ -114,7 +134,7 @@ def adopt(
     device: str,
     dtype: Any,  # noqa: ANN401
     directory: Path,
-) -> Any:  # noqa: ANN401
+) -> tuple[Any, tuple[str, ...]]:
     """Make a model of tensors that lie where they should; they are not copied unless their type must change.
 
     Args:
@@ -125,22 +145,31 @@ def adopt(
         dtype: The type to convert to, or None.
         directory: The verified copy, for the settings of text generation.
 
+    Returns:
+        The model, and the names of tensors that it does not use because its class says that it needs none of them.
+
     Raises:
         MismatchError: Weights are missing, unexpected, or of another shape than the configuration says.
+        UnavailableError: `transformers` cannot make the model.
     """
-    model, report = cls.from_pretrained(
-        None,
-        config=config,
-        state_dict=_stay_where_they_are(tensors),
-        generation_config=_generation_config(directory) if cls.can_generate() else None,
-        dtype="auto" if dtype is None else dtype,
-        # So that all differences are named below; none is accepted.
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    with host_errors(f"no {escape(cls.__name__)} can be made of the signed configuration and weights"):
+        loading, unfiltered = _without_excuses(cls)
+        model, report = loading.from_pretrained(
+            None,
+            config=config,
+            state_dict=_stay_where_they_are(tensors),
+            generation_config=_generation_config(directory) if cls.can_generate() else None,
+            dtype="auto" if dtype is None else dtype,
+            # So that all differences are named below; none is accepted.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        model.__class__ = cls
+    if not unfiltered:
+        raise UnavailableError("this version of transformers does not say which weights it loaded")
+    missing, unexpected = sorted(unfiltered["missing"]), sorted(report["unexpected_keys"])
     changed = sorted(str(item[0]) if isinstance(item, tuple) else str(item) for item in report["mismatched_keys"])
     if missing or unexpected or changed or report.get("error_msgs"):
         parts = {"missing": missing, "unexpected": unexpected, "of another shape": changed}
@@ -153,7 +182,30 @@ def adopt(
             changed=changed,
         )
     # What no checkpoint stores, such as tables of positions, was computed on the host; weights do not move.
-    return model.to(device)
+    with host_errors(f"the model cannot be used on {escape(device)}"):
+        return model.to(device), tuple(sorted(unfiltered["unexpected"]))
+
+
+def _without_excuses(cls: Any) -> tuple[Any, dict[str, frozenset[str]]]:  # noqa: ANN401
+    """Return a class to load with, and where it notes the weights that are missing and unexpected.
+
+    Some classes name weights that may be missing (`_keys_to_ignore_on_load_missing`): transformers leaves these at
+    their initial values and out of its report. The names are noted here before it does so.
+    """
+    noted: dict[str, frozenset[str]] = {}
+
+    class Loading(cls):  # type: ignore[misc, unused-ignore]
+        """The same class; a model of it becomes one of the original when it is loaded."""
+
+        def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:  # noqa: ANN401
+            # Tied weights have been taken out of the missing ones by now.
+            noted["missing"] = frozenset(loading_info.missing_keys)
+            noted["unexpected"] = frozenset(loading_info.unexpected_keys)
+            super()._adjust_missing_and_unexpected_keys(loading_info)
+
+    # transformers looks classes up by these.
+    Loading.__module__, Loading.__name__, Loading.__qualname__ = cls.__module__, cls.__name__, cls.__qualname__
+    return Loading, noted
 
 
 def _stay_where_they_are(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,10 +234,11 @@ def _first(names: list[str], at_most: int = 5) -> str:
 
 def _class_of_transformers(config: Any, auto_class: Any) -> tuple[Any, Any]:  # noqa: ANN401
     """Look a class up as `AutoModel.from_pretrained` does, which itself needs a path to weights."""
-    try:
-        found = auto_class._model_mapping[type(config)]  # noqa: SLF001  (the one way to ask; pinned and tested)
-    except (AttributeError, KeyError):
-        raise ValueError(f"{escape(auto_class.__name__)} has no model for {escape(type(config).__name__)}") from None
+    mapping = getattr(auto_class, "_model_mapping", {})  # the one way to ask; pinned and tested
+    with host_errors(f"transformers cannot import the class for {escape(type(config).__name__)}"):
+        found = mapping.get(type(config), None)
+    if found is None:
+        raise ValueError(f"{escape(auto_class.__name__)} has no model for {escape(type(config).__name__)}")
     if isinstance(found, (list, tuple)):
         by_name = {cls.__name__: cls for cls in found}
         wanted = getattr(config, "architectures", None) or []

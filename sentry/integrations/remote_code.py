@@ -11,11 +11,13 @@ import importlib
 import json
 import secrets
 import sys
-from collections.abc import Collection, Iterator
+import weakref
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from sentry.errors import MismatchError, VerificationError
+from sentry.errors import MismatchError, UnavailableError, VerificationError
+from sentry.integrations.host import host_errors
 from sentry.text import escape
 
 
@@ -92,15 +94,21 @@ class VerifiedCode:
     """The Python files of a verified copy, as one package that nothing else can add to. Imports run its code.
 
     Args:
-        directory: The copy; it must stay where it is for as long as its classes are used.
+        directory: The copy; it must stay where it is until `close`.
     """
 
     def __init__(self, directory: Path) -> None:
         # Two models may bring files of one name: each gets a package of its own, under a name that none can guess.
-        self._package = f"sentry_verified_{secrets.token_hex(8)}"
-        package = ModuleType(self._package, "Code that came with a verified model.")
-        package.__path__ = [str(directory)]
-        sys.modules[self._package] = package
+        self._package = ModuleType(f"sentry_verified_{secrets.token_hex(8)}", "Code that came with a verified model.")
+        self._package.__path__ = [str(directory)]
+        self._directory = directory
+        self._imported = False
+        self._closed = False
+
+    @property
+    def imported(self) -> bool:
+        """Whether any of the code has run, and may know where it lies."""
+        return self._imported
 
     def find(self, reference: str) -> type:
         """Import a class.
@@ -110,12 +118,51 @@ class VerifiedCode:
 
         Raises:
             VerificationError: The file has no such class.
+            UnavailableError: The code fails while it is imported, or was closed.
         """
         module, name = split_reference(reference)
-        found = getattr(importlib.import_module(f"{self._package}.{module}"), name, None)
+        if self._closed:
+            raise UnavailableError("the verified copy of the model's code was closed")
+        self._imported = True
+        sys.modules[self._package.__name__] = self._package
+        with host_errors(f"the model's code cannot be imported from {escape(module)}.py"):
+            found = getattr(importlib.import_module(f"{self._package.__name__}.{module}"), name, None)
         if not isinstance(found, type):
             raise VerificationError(f"the model's code has no class {escape(reference)}")
         return found
+
+    def close(self) -> None:
+        """End all imports from the copy, before it goes: whoever takes its path next must not be imported.
+
+        What has been imported stays usable. Importing more, as some code does when it first runs, is an `ImportError`.
+        """
+        self._closed = True
+        for _, module in self._modules():
+            # Of subpackages too: each one has a path of its own.
+            if hasattr(module, "__path__"):
+                module.__path__ = []
+        self._package.__path__ = []
+        for place in list(sys.path_importer_cache):
+            if Path(place).is_relative_to(self._directory):
+                sys.path_importer_cache.pop(place, None)
+
+    def forget(self) -> None:
+        """Close, and let go of the modules: for when no model uses them.
+
+        The package itself stays, empty: were its name free, Python would look for it wherever it looks for others.
+        """
+        self.close()
+        for name, module in self._modules():
+            if module is not self._package:
+                sys.modules.pop(name, None)
+
+    def when_the_process_ends(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call something when Python exits, which is when no code that was imported can run any more."""
+        weakref.finalize(self._package, call, *arguments)
+
+    def _modules(self) -> list[tuple[str, ModuleType]]:
+        name = self._package.__name__
+        return [item for item in list(sys.modules.items()) if item[0] == name or item[0].startswith(f"{name}.")]
 
 
 def _references(value: object, file_name: str) -> Iterator[str]:

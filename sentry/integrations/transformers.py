@@ -17,9 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sentry.atomic import unavailable
 from sentry.errors import MismatchError, UnavailableError
 from sentry.hub import resolve_model
 from sentry.integrations.adoption import adopt, find_model_class, load_config
+from sentry.integrations.host import host_errors
 from sentry.integrations.remote_code import VerifiedCode, auto_map, check_auto_maps
 from sentry.loading.evidence import LoadVerification
 from sentry.loading.loaded import load_file
@@ -35,7 +37,6 @@ WEIGHT_SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".onnx_data", ".tflite", ".ot",
     ".npz", ".pkl", ".pickle",
 )  # fmt: skip
-_TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,14 @@ class VerifiedModel:
         directory: The verified copy of everything signed except weights: for tokenizers, processors, templates.
         verification: The evidence for the weights.
         files: The evidence for the files in `directory`.
+        unused: Signed tensors that the model does not use, because its class says that it needs none of these names.
     """
 
     model: Any
     directory: Path
     verification: LoadVerification
     files: Verification
+    unused: tuple[str, ...] = ()
     _code: VerifiedCode | None = field(default=None, repr=False)
     _remove: weakref.finalize[..., Any] | None = field(default=None, repr=False)
 
@@ -64,13 +67,15 @@ class VerifiedModel:
 
         Raises:
             VerificationError: The tokenizer's code is not allowed to run, or has no such class.
-            UnavailableError: There is no tokenizer, or `transformers` cannot load it.
+            UnavailableError: There is no tokenizer, `transformers` cannot load it, or the copy was removed.
         """
         from transformers import AutoTokenizer  # noqa: PLC0415
 
-        # Without any, transformers makes one with an empty vocabulary.
-        if not any(path for pattern in _TOKENIZER_FILES for path in self.directory.glob(pattern)):
-            raise UnavailableError("there is no tokenizer among the signed files")
+        if self._remove is not None and not self._remove.alive:
+            # Whatever lies there now, nobody has verified.
+            raise UnavailableError(
+                "the verified copy was removed", hint="load the tokenizer before you close the model"
+            )
         cls: Any = AutoTokenizer
         options = {**options, "local_files_only": True}
         references = auto_map(self.directory, "tokenizer_config.json").get("AutoTokenizer", [])
@@ -78,13 +83,18 @@ class VerifiedModel:
             cls = self._code.find(references[-1])  # the fast one, where there are two
         else:
             options["trust_remote_code"] = False
-        try:
-            return cls.from_pretrained(str(self.directory), **options)
-        except (OSError, ValueError) as error:
-            raise UnavailableError(f"the tokenizer cannot be loaded: {escape(str(error))}") from error
+        with host_errors("the tokenizer cannot be loaded"):
+            tokenizer = cls.from_pretrained(str(self.directory), **options)
+            # Code of the model may bring a tokenizer of any kind.
+            if cls is AutoTokenizer:
+                _check_vocabulary(tokenizer, self.directory)
+        return tokenizer
 
     def close(self) -> None:
-        """Remove the verified copy, if it is a temporary one. The model itself stays usable."""
+        """Remove the verified copy, if it is a temporary one.
+
+        The model itself stays usable, except that code that came with it can import no more of its files.
+        """
         if self._remove is not None:
             self._remove()
 
@@ -126,6 +136,7 @@ def from_pretrained(
         reader: How weights are read; see `sentry.load_file`.
         engine: Where to hash.
         workdir: Where the verified copy is made and stays. By default a temporary directory that goes with the result.
+            Code that came with the model cannot be imported from it after that.
         model_kwargs: Fields of the configuration to override, `attn_implementation`, `experts_implementation`.
 
     Returns:
@@ -134,35 +145,71 @@ def from_pretrained(
     Raises:
         VerificationError: Something is not what was signed, is not signed, or must not be used.
         MismatchError: The weights do not fit the model: names are missing, unexpected, or of other shapes.
-        UnavailableError: There is no configuration, there are no safetensors weights, or a package is missing.
+        UnavailableError: There is no configuration, there are no safetensors weights, a package is missing, or
+            `transformers` or the model's code failed, for whatever reason; the original error is the cause.
+        TypeError: `trust_remote_code` is neither True nor False.
         ValueError: An argument has no meaning, or would have other bytes used than those that are signed.
     """
+    # A text like "no" would count as yes.
+    if not isinstance(trust_remote_code, bool):
+        raise TypeError("trust_remote_code is neither True nor False")
     _check_packages()
     directory = resolve_model(directory)
     given = each_signature(signature)  # both steps below read these, whatever the caller passed
-    parent = tempfile.mkdtemp(prefix="sentry-", dir=workdir)
+    try:
+        parent = tempfile.mkdtemp(prefix="sentry-", dir=workdir)
+    except OSError as error:
+        raise unavailable(error, f"cannot make a copy in {escape(str(workdir or tempfile.gettempdir()))}") from error
     copy = Path(parent, "model")
+    code = VerifiedCode(copy) if trust_remote_code else None
     try:
         files = materialize(directory, given, trust, copy, only=is_small, engine=engine)
         _check_supported(copy, files.not_read)
         check_auto_maps(copy, files.files, trusted=trust_remote_code)
-        code = VerifiedCode(copy) if trust_remote_code else None
         config = load_config(copy, code, model_kwargs)
         cls, config = find_model_class(config, auto_class, code, copy)
         weights = load_file(directory, given, trust, root=directory, device=device, reader=reader, engine=engine)
         _check_same_statement(files, weights.verification)
-        model = adopt(cls, config, dict(weights), device=device, dtype=dtype, directory=copy)
+        model, unused = adopt(cls, config, dict(weights), device=device, dtype=dtype, directory=copy)
     except BaseException:
+        if code is not None:
+            code.forget()
         shutil.rmtree(parent, ignore_errors=True)
         raise
-    remove = None if workdir is not None else weakref.finalize(model, shutil.rmtree, parent, ignore_errors=True)
-    return VerifiedModel(model, copy, weights.verification, files, code, remove)
+    remove = None
+    if workdir is None:
+        remove = weakref.finalize(model, _remove_copy, copy, code)
+        if code is not None:
+            weakref.finalize(model, code.forget)
+    return VerifiedModel(model, copy, weights.verification, files, unused, code, remove)
+
+
+def _remove_copy(copy: Path, code: VerifiedCode | None) -> None:
+    """Remove a verified copy, and the directory that only its owner can enter around it."""
+    if code is None or not code.imported:
+        shutil.rmtree(copy.parent, ignore_errors=True)
+        return
+    code.close()
+    shutil.rmtree(copy, ignore_errors=True)
+    # The code knows where it lay, and may read there later: the directory keeps others from taking its place.
+    code.when_the_process_ends(_remove_tree, copy.parent)
+
+
+def _remove_tree(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_same_statement(one: Verification, other: LoadVerification) -> None:
     """Refuse parts of two versions: a signature file may be replaced between two readings, by another valid one."""
     if one.payload_sha256 != other.payload_sha256:
         raise MismatchError("the signature was exchanged while the model was being loaded")
+
+
+def _check_vocabulary(tokenizer: Any, directory: Path) -> None:  # noqa: ANN401
+    """Refuse what transformers makes where there is no vocabulary: a tokenizer that knows its special tokens alone."""
+    # That file can say outright that all tokens are added ones.
+    if not (directory / "tokenizer.json").is_file() and len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        raise UnavailableError("there is no tokenizer among the signed files, or one without a vocabulary")
 
 
 def is_small(path: str) -> bool:
@@ -172,7 +219,9 @@ def is_small(path: str) -> bool:
 
 def _check_packages() -> None:
     """Refuse before anything is read what this environment would do with bytes from elsewhere."""
-    from huggingface_hub import is_offline_mode  # noqa: PLC0415
+    with host_errors("transformers cannot be used", hint="pip install 'artifact-sentry[transformers]'"):
+        import transformers  # noqa: F401, PLC0415
+        from huggingface_hub import is_offline_mode  # noqa: PLC0415
 
     # Some models ask that package for kernels while they are built, whatever `local_files_only` says.
     if _has_package("kernels") and not is_offline_mode():

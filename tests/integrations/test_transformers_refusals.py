@@ -18,7 +18,7 @@ import sentry
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from integrations.small_models import edit_json, edit_weights, load, sign  # noqa: E402
+from integrations.small_models import edit_json, edit_weights, load, own_code, sign  # noqa: E402
 
 from sentry.integrations import transformers as integration  # noqa: E402
 
@@ -91,6 +91,69 @@ def test_weights_that_do_not_fit_are_refused(
         load(publish(change=edit_weights(edit)), pair)
 
 
+def radio() -> Any:
+    """Make a model whose class lets `lambda1` be missing; here they are not what they are initially."""
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = transformers.RadioModel(transformers.RadioConfig(**small, image_size=32, patch_size=16))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lambda1"):
+                parameter.fill_(7.0)
+    return model
+
+
+def test_weights_that_a_class_lets_be_missing_are_refused_too(publish: Callable[..., Path], pair: KeyPair) -> None:
+    def drop(tensors: dict[str, Any]) -> None:
+        for name in [name for name in tensors if name.endswith("lambda1")]:
+            del tensors[name]
+
+    with pytest.raises(sentry.MismatchError, match="missing: ") as caught:
+        load(publish(radio(), edit_weights(drop)), pair)
+    assert caught.value.missing == ("encoder.layer.0.layer_scale1.lambda1", "encoder.layer.0.layer_scale2.lambda1")
+
+
+def test_the_same_weights_are_used_when_they_are_there(publish: Callable[..., Path], pair: KeyPair) -> None:
+    with load(publish(radio()), pair) as verified:
+        assert verified.model.encoder.layer[0].layer_scale1.lambda1.tolist() == [7.0] * 32
+
+
+def test_code_of_the_model_cannot_let_weights_be_missing(publish: Callable[..., Path], pair: KeyPair) -> None:
+    def change(directory: Path) -> None:
+        own_code(directory)
+        code = directory / "modeling_tiny.py"
+        excuse = "_keys_to_ignore_on_load_missing = ['line.bias']"
+        code.write_text(code.read_text().replace("config_class = TinyConfig", f"config_class = TinyConfig; {excuse}"))
+        edit_weights(lambda tensors: tensors.pop("line.bias"))(directory)
+
+    with pytest.raises(sentry.MismatchError, match=r"missing: line\.bias"):
+        load(publish(change=change), pair, trust_remote_code=True)
+
+
+def test_persistent_buffers_may_not_be_missing(publish: Callable[..., Path], pair: KeyPair) -> None:
+    layers = {f"{part}_{what}": 1 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = transformers.BartConfig(d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=50, **layers)
+    model = transformers.BartForConditionalGeneration(config)
+    with pytest.raises(sentry.MismatchError, match="missing: final_logits_bias"):
+        load(publish(model, edit_weights(lambda tensors: tensors.pop("final_logits_bias"))), pair)
+
+
+def test_tensors_that_a_class_does_not_want_are_listed(publish: Callable[..., Path], pair: KeyPair) -> None:
+    change = edit_weights(lambda tensors: tensors.update({"embeddings.position_ids": torch.arange(512)[None]}))
+    with load(publish(change=change), pair) as verified:
+        assert verified.unused == ("embeddings.position_ids",)
+        assert type(verified.model) is transformers.BertModel
+
+
+def test_a_version_that_does_not_tell_what_it_loaded_is_refused(
+    publish: Callable[..., Path], pair: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        transformers.PreTrainedModel, "_finalize_model_loading", staticmethod(lambda _model, _config, info: info)
+    )
+    with pytest.raises(sentry.UnavailableError, match="does not say which weights"):
+        load(publish(), pair)
+
+
 def test_a_package_that_fetches_kernels_is_refused_unless_the_hub_is_off(
     publish: Callable[..., Path], pair: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +168,7 @@ def test_a_package_that_fetches_kernels_is_refused_unless_the_hub_is_off(
         {"auto_map": {}},
         {"quantization_config": {}},
         {"name_or_path": "other"},
+        {"_name_or_path": "other"},
         {"subfolder": "other"},
         {"revision": "main"},
         {"gguf_file": "x.gguf"},
