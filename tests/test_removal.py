@@ -168,6 +168,7 @@ _names_and_sizes = Comparison.compare_names_and_sizes
 def without_missing(self: Comparison) -> None:
     """Compare as ever, but take what is not there for ignored."""
     self._files = {path: entry for path, entry in self._files.items() if path in self._listing.files}
+    self._wanted = list(self._files)
     _names_and_sizes(self)
 
 
