@@ -156,10 +156,7 @@ def from_pretrained(
     _check_packages()
     directory = resolve_model(directory)
     given = each_signature(signature)  # both steps below read these, whatever the caller passed
-    try:
-        parent = tempfile.mkdtemp(prefix="sentry-", dir=workdir)
-    except OSError as error:
-        raise unavailable(error, f"cannot make a copy in {escape(str(workdir or tempfile.gettempdir()))}") from error
+    parent = _make_place(workdir)
     copy = Path(parent, "model")
     code = VerifiedCode(copy) if trust_remote_code else None
     try:
@@ -176,12 +173,24 @@ def from_pretrained(
             code.forget()
         shutil.rmtree(parent, ignore_errors=True)
         raise
-    remove = None
-    if workdir is None:
-        remove = weakref.finalize(model, _remove_copy, copy, code)
-        if code is not None:
-            weakref.finalize(model, code.forget)
+    remove = None if workdir is not None else _remove_with(model, copy, code)
     return VerifiedModel(model, copy, weights.verification, files, unused, code, remove)
+
+
+def _make_place(workdir: AnyPath | None) -> str:
+    """Make a directory of our own, in which the copy is made."""
+    try:
+        return tempfile.mkdtemp(prefix="sentry-", dir=workdir)
+    except OSError as error:
+        raise unavailable(error, f"cannot make a copy in {escape(str(workdir or tempfile.gettempdir()))}") from error
+
+
+def _remove_with(model: Any, copy: Path, code: VerifiedCode | None) -> weakref.finalize[Any, Any]:  # noqa: ANN401
+    """Have the copy removed when the model goes, or when the result is called earlier."""
+    remove = weakref.finalize(model, _remove_copy, copy, code)
+    if code is not None:
+        weakref.finalize(model, code.forget)
+    return remove
 
 
 def _remove_copy(copy: Path, code: VerifiedCode | None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from sentry.atomic import unavailable
 from sentry.engine.segments import ShortReadError
-from sentry.errors import MismatchError, RefusedError, UnavailableError
+from sentry.errors import MismatchError, UnavailableError
 from sentry.formats.digest import VERIFY_CHOICES
 from sentry.formats.manifest import Manifest
 from sentry.hub import resolve_model
@@ -43,6 +43,7 @@ from sentry.signatures import (
 from sentry.text import escape
 from sentry.tree import Tree
 from sentry.trust import Trust
+from sentry.verifying import refusals_as_mismatches
 
 
 class VerifiedTensors(dict[str, Any]):
@@ -221,15 +222,6 @@ class _Load:
             self.reader = reader.name
             return loaded
         raise UnavailableError(f"no reader can be used: {self.reader_reason}")
-
-
-@contextmanager
-def refusals_as_mismatches() -> Iterator[None]:
-    """What a signer would refuse (a link in the place of a model, say), no signature vouches for."""
-    try:
-        yield
-    except RefusedError as error:
-        raise MismatchError(str(error), hint=error.hint) from None
 
 
 @contextmanager
