@@ -356,6 +356,17 @@ def test_another_loader_that_fails_makes_room_for_the_next(
         InstantTensorReader().load([open_file(TWO)], HOST)
 
 
+def test_another_loader_without_room_for_its_buffer_makes_room_for_the_next(
+    open_file: Callable[..., SourceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_found: list[Any]) -> list[Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    fake_instanttensor(monkeypatch, fail)
+    with pytest.raises(ReaderUnavailableError, match="no room for its buffer beside the model"):
+        InstantTensorReader().load([open_file(TWO)], HOST)
+
+
 @pytest.mark.parametrize("reader", [InstantTensorReader, FastSafetensorsReader])
 def test_other_loaders_that_are_not_installed_say_so(
     open_file: Callable[..., SourceFile], monkeypatch: pytest.MonkeyPatch, reader: Callable[[], Any]
