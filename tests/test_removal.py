@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from reference import oms_reference
+from stand_ins import no, nothing, yes
 from support import SMALL_MODEL, KeyPair, forge, on_first_block, sign_payload, write_files
 
 import sentry
@@ -184,18 +185,6 @@ def without_unsigned(self: Comparison) -> None:
 
 def sha256_only(_manifest: manifest.Manifest, _choice: str | None) -> tuple[str, ...]:
     return ("sha256",)
-
-
-def nothing(*_arguments: object, **_options: object) -> None:
-    """Stand in for a check that raises."""
-
-
-def yes(*_arguments: object, **_options: object) -> bool:
-    return True
-
-
-def no(*_arguments: object, **_options: object) -> bool:
-    return False
 
 
 def entry_of(status: Any) -> Entry:

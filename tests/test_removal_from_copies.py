@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from snapshots import write_snapshot
+from stand_ins import no, nothing, yes
 from support import SMALL_MODEL, KeyPair, forge, on_first_block
 
 import sentry
@@ -159,18 +160,6 @@ def revision_is_an_option(_scene: Scene) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- stand-ins
-
-
-def nothing(*_arguments: object, **_options: object) -> None:
-    """Stand in for a check that raises."""
-
-
-def yes(*_arguments: object, **_options: object) -> bool:
-    return True
-
-
-def no(*_arguments: object, **_options: object) -> bool:
-    return False
 
 
 def entry_of(status: Any) -> Entry:

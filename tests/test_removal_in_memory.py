@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from models.zoo import arrays, described, safetensors, statement_without_annotations
 from reference import oms_reference, tensors_reference
+from stand_ins import nothing
 from support import KeyPair, forge, sign_payload
-from test_removal import nothing, payload_of_the_first
+from test_removal import payload_of_the_first
 
 import sentry
 from sentry import model_comparison, model_headers, model_updating, model_verifying, watching

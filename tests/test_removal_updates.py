@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_ins import no, nothing, yes
 from support import SMALL_MODEL, KeyPair, on_first_block, write_files
 
 import sentry
@@ -106,18 +107,6 @@ def entry_of(status: Any, times: int = 0) -> Entry:
 
 def payload_of_the_first(bundles: Any, *_: object) -> SignedPayload:
     return SignedPayload(bundles[0].envelope.payload, ())
-
-
-def nothing(*_arguments: object, **_options: object) -> None:
-    """Stand in for a check that raises."""
-
-
-def yes(*_arguments: object, **_options: object) -> bool:
-    return True
-
-
-def no(*_arguments: object, **_options: object) -> bool:
-    return False
 
 
 # The check that is taken out, and what gets through then: object, attribute, stand-in, attack.

@@ -99,19 +99,17 @@ def command(
     del manifest
     bundle = signer.sign(payload)
     bundle.write(target)
-    seconds = time.perf_counter() - started
+    facts = {
+        "signature": str(target),
+        "signer": signer.identity.to_json(),
+        "hash": hash_choice,
+        "files": nfiles,
+        "bytes": nbytes,
+        "payload_sha256": hashlib.sha256(payload).hexdigest(),
+        "seconds": round(time.perf_counter() - started, 6),
+    }
     if as_json:
-        print_json(
-            {
-                "signature": str(target),
-                "signer": signer.identity.to_json(),
-                "hash": hash_choice,
-                "files": nfiles,
-                "bytes": nbytes,
-                "payload_sha256": hashlib.sha256(payload).hexdigest(),
-                "seconds": round(seconds, 6),
-            }
-        )
+        print_json(facts)
         return
     print_table(
         [
@@ -120,7 +118,7 @@ def command(
             ("signer", f"{signer.identity.method} {signer.identity.name} ({signer.identity.algorithm})"),
             ("files", f"{nfiles}, {file_size(nbytes)}"),
             ("hash", hash_choice),
-            ("time", f"{seconds:.2f} s"),
+            ("time", f"{facts['seconds']:.2f} s"),
         ]
     )
 

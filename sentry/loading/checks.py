@@ -72,7 +72,7 @@ def _wrong_torch(tensor: Any, entry: TensorEntry, place: Place) -> str | None:  
     device = torch.device(str(place))
     if tensor.device != device:
         return f"on {tensor.device}, not on {device}"
-    if tensor.dtype is not place.dtype_of(entry):
+    if tensor.dtype is not place.dtype_of(entry.dtype):
         return f"as {tensor.dtype}, not as {entry.dtype}"
     shape = place.shape_of(entry)
     if tuple(tensor.shape) != shape:
@@ -97,7 +97,7 @@ def _wrong_numpy(array: Any, entry: TensorEntry, place: Place) -> str | None:  #
 
     if type(array) is not np.ndarray:
         return "as something else than a plain array"
-    if array.dtype != place.dtype_of(entry) or array.shape != entry.shape:
+    if array.dtype != place.dtype_of(entry.dtype) or array.shape != entry.shape:
         return f"as {array.dtype} in shape {array.shape}, not as {entry.dtype} in shape {entry.shape}"
     if not array.flags.c_contiguous or array.nbytes != entry.nbytes:
         return "with its elements in another order"

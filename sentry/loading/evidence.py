@@ -25,7 +25,7 @@ class LoadVerification:
         hashes: The digest algorithms that were recomputed.
         unchecked_hashes: Digest algorithms that the signature gives and that were not recomputed.
         device: Where the tensors lie: `cpu`, or `cuda:0`, for example.
-        verified_at: `device` if the bytes were hashed where they lie, `host` if while they passed the host.
+        verified_at: `device` if the bytes were hashed in a GPU's memory, `host` if in the host's.
         reader: Which reader moved the bytes.
         reader_reason: Why it was that one, and why others were not.
         engine: Which engine computed the digests.

@@ -24,7 +24,7 @@ from sentry.formats.manifest import Manifest
 from sentry.hub import resolve_model
 from sentry.loading.arguments import inside_root, refuse_order_of_safetensors, signature_beside, signed_root
 from sentry.loading.checks import check_tensors
-from sentry.loading.comparing import ArrivingDigests, PassingDigests, compare, resident_digests
+from sentry.loading.comparing import ArrivingDigests, Digests, PassingDigests, compare, resident_digests
 from sentry.loading.evidence import LoadVerification
 from sentry.loading.plan import HashPlan, plan_hashing, plan_readers
 from sentry.loading.sources import SignedFile, Sources
@@ -155,23 +155,32 @@ class _Load:
             readers, self.reader_reason = plan_readers(reader, self._place, observer)
             with _read_errors(self._files):
                 loaded = self._read(readers, chosen=reader)
-            with ThreadPoolExecutor(1, thread_name_prefix="sentry-check") as pool:
-                # The tensors are looked at while the GPU hashes; both must be right.
-                looked_at = pool.submit(self._look_at, loaded)
-                try:
-                    if observer is not None and self.reader == "ring":
-                        digests = observer.digests()
-                    else:
-                        digests = resident_digests(self._plan.engine, self._hashes, self._files, loaded)
-                finally:
-                    looked_at.result()
-                compare(self._files, self._manifest, digests)
+            digests = self._look_and_digest(loaded, observer if self.reader == "ring" else None)
+            compare(self._files, self._manifest, digests)
             for file in self._files:
                 file.check_unchanged()
         finally:
             if observer is not None:
                 observer.close()
         return loaded
+
+    def _look_and_digest(self, loaded: Sequence[Tensors], observer: ArrivingDigests | PassingDigests | None) -> Digests:
+        """Look at the tensors, and return their digests: on a GPU at the same time, since it hashes by itself."""
+
+        def digest() -> Digests:
+            if observer is not None:
+                return observer.digests()
+            return resident_digests(self._plan.engine, self._hashes, self._files, loaded)
+
+        if self._place.ordinal is None:
+            self._look_at(loaded)
+            return digest()
+        with ThreadPoolExecutor(1, thread_name_prefix="sentry-check") as pool:
+            looked_at = pool.submit(self._look_at, loaded)
+            try:
+                return digest()
+            finally:
+                looked_at.result()
 
     def _look_at(self, loaded: Sequence[Tensors]) -> None:
         for file in self._files:
@@ -191,7 +200,7 @@ class _Load:
             hashes=tuple(self._hashes),
             unchecked_hashes=tuple(name for name in self._manifest.hashes() if name not in self._hashes),
             device=str(self._place),
-            verified_at="host" if self._plan.at_host else "device",
+            verified_at="host" if self._plan.at_host or self._place.ordinal is None else "device",
             reader=self.reader,
             reader_reason=self.reader_reason,
             engine=self._plan.engine.name,

@@ -90,7 +90,7 @@ class Place:
             UnavailableError: Naming the tensor.
         """
         name = escape(entry.name[:80])
-        if self._dtype(entry.dtype) is None:
+        if self.dtype_of(entry.dtype) is None:
             library = "torch" if self.framework == "pt" else "NumPy (with ml_dtypes, if installed)"
             raise UnavailableError(f"{library} has no dtype for {entry.dtype}, which {name} has")
         packed = TORCH_PACKED.get(entry.dtype, 1) if self.framework == "pt" else 1
@@ -104,7 +104,7 @@ class Place:
             UnavailableError: There is no room, or the framework has no such tensors.
         """
         self.check_dtype(entry)
-        dtype, shape = self._dtype(entry.dtype), self.shape_of(entry)
+        dtype, shape = self.dtype_of(entry.dtype), self.shape_of(entry)
         try:
             if self.framework == "np":
                 import numpy as np  # noqa: PLC0415
@@ -129,11 +129,8 @@ class Place:
             return entry.shape
         return (*entry.shape[:-1], entry.shape[-1] // packed)
 
-    def dtype_of(self, entry: TensorEntry) -> Any:  # noqa: ANN401  (torch's and NumPy's dtypes have nothing in common)
-        """Return the framework's dtype of a tensor; None if it has none."""
-        return self._dtype(entry.dtype)
-
-    def _dtype(self, name: str) -> Any:  # noqa: ANN401
+    def dtype_of(self, name: str) -> Any:  # noqa: ANN401  (torch's and NumPy's dtypes have nothing in common)
+        """Return the framework's dtype by its canonical name; None if it has none."""
         if self.framework == "pt":
             import torch  # noqa: PLC0415
 

@@ -412,6 +412,13 @@ def other_tensor(name: str, make: Callable[[Any], Any]) -> Callable[[list[Tensor
     return act
 
 
+def cut_off(tensor: Any) -> Any:
+    """A tensor whose memory was given back under it: hashing it first would crash."""
+    copy = tensor.clone()
+    copy.untyped_storage().resize_(16)
+    return copy
+
+
 class Subclass(torch.Tensor):  # type: ignore[misc,name-defined]
     """A tensor that may answer anything."""
 
@@ -430,6 +437,7 @@ LIES: Mapping[str, tuple[Callable[[list[Tensors]], Any], str]] = {
         other_tensor("odd", lambda t: torch.cat([torch.zeros(1, dtype=t.dtype), t])[1:]),
         "at an address that is no multiple of 16",
     ),
+    "beyond its memory": (other_tensor("a.weight", cut_off), "beyond the memory that it lies in"),
     "with other values": (other_tensor("a.weight", lambda t: t + 1), "bytes differ"),
     "under another name": (
         lambda tensors: [{("x" if n == "odd" else n): t for n, t in tensors[0].items()}],

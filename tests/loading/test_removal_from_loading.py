@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from loading.conftest import INDEX, MORE, SHARDS, TWO, Signed, index_of, safetensors
+from stand_ins import nothing
 from support import KeyPair, write_files
 
 import sentry
@@ -155,10 +156,6 @@ def module_converts(scene: Scene) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- stand-ins
-
-
-def nothing(*_arguments: object, **_options: object) -> None:
-    """Stand in for a check."""
 
 
 def unchecked(bundles: Sequence[Any], *_: object, **__: object) -> SignedPayload:
